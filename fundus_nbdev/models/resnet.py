@@ -112,6 +112,7 @@ def resnet(
     zero_init:bool=True, # let each block begin as its shortcut
     n_channels:int=3, # channels of the photos
     dropout:float=0., # share of the last channels set to zero while training, 0 to 1
+    pool:str='avg', # 'avg' as in the paper, 'max', or 'avg+max'
 )->ResNet: # (B, n_channels, H, W) → logits, (B, n_classes)
     "A residual network of basic blocks with random weights, https://arxiv.org/abs/1512.03385."
     blocks, make_stem = choose(depth, BLOCKS, 'depth'), choose(stem, STEMS, 'stem')
@@ -119,7 +120,7 @@ def resnet(
     check_whole(n_classes=n_classes, width=width, n_channels=n_channels)
     widths = [width, width, 2*width, 4*width, 8*width]
     stages = (stage_layers(*pair, n, 1 if i == 0 else 2, norm, activation) for i, (pair, n) in enumerate(zip(zip(widths, widths[1:]), blocks)))
-    model = ResNet(make_stem(n_channels, width, norm, activation), nn.Sequential(*stages), head_layers(8*width, n_classes, dropout))
+    model = ResNet(make_stem(n_channels, width, norm, activation), nn.Sequential(*stages), head_layers(8*width, n_classes, dropout, pool))
     init_weights(model, zero_init)
     return model
 
