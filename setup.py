@@ -2,7 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 import re
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 here = Path(__file__).parent
 settings = ConfigParser(delimiters=['='])
@@ -12,9 +12,8 @@ version = re.search(r"__version__ = ['\"](.+?)['\"]", (here/'fundus_nbdev/__init
 extras = {key.removesuffix('_requirements'): value.split() for key, value in settings.items() if key.endswith('_requirements')}
 
 setup(version=version,
-      packages=find_packages(include=['fundus_nbdev', 'fundus_nbdev.*']),
-      include_package_data=True,
-      package_data={'fundus_nbdev': ['recipes/*.toml', 'samples/*', 'use/*.jinja']},
+      packages=find_namespace_packages(include=['fundus_nbdev', 'fundus_nbdev.*'], exclude=['*.__pycache__']), # folders of data too
+      package_data={'fundus_nbdev.recipes': ['*.toml'], 'fundus_nbdev.samples': ['*'], 'fundus_nbdev.use': ['*.jinja']},
       python_requires=f'>={settings["min_python"]}',
       install_requires=settings['requirements'].split(),
       extras_require=extras,

@@ -1,22 +1,35 @@
 "nbdev's commands under the names with an underscore, which people's fingers know. Hand-written: a page can't export what exports it."
 from importlib import import_module
+import subprocess
 import sys
 
+COMMANDS = {'nbdev_test': 'nbdev.test', 'nbdev_export': 'nbdev.doclinks', 'nbdev_clean': 'nbdev.clean', 'prepare': 'nbdev.quarto'} # function → its module
 
-def _nbdev(
-    module:str, # module of nbdev that holds the command
-    command:str, # name of the command
-): # runs nbdev's command on the words of the command line
-    "Run a command of nbdev, or say what to install."
-    try: commands = import_module(module)
+
+def find(
+    command:str, # a key of `COMMANDS`
+)->object: # nbdev's function
+    "A command of nbdev, or say what to install."
+    try: return getattr(import_module(COMMANDS[command]), command)
     except ModuleNotFoundError as error:
-        if error.name and error.name.split('.')[0] == 'nbdev':
-            sys.exit(f"{command} needs nbdev, which is not installed here. Install the tools of a developer: pip install -e '.[dev]'")
-        raise
-    return getattr(commands, command)()
+        if error.name != 'nbdev': raise
+        sys.exit("The nbdev_… commands need nbdev, which is not installed here. Install the tools of a developer: pip install -e '.[dev]'")
 
 
-def nbdev_test(): return _nbdev('nbdev.test', 'nbdev_test')
-def nbdev_export(): return _nbdev('nbdev.doclinks', 'nbdev_export')
-def nbdev_clean(): return _nbdev('nbdev.clean', 'nbdev_clean')
-def nbdev_prepare(): return _nbdev('nbdev.quarto', 'prepare')
+def run(
+    command:str, # a key of `COMMANDS`
+): # ends with the command's exit code
+    "Run a command of nbdev on the words of the command line, as a script of its own: nbdev reads them only there."
+    sys.exit(subprocess.call([sys.executable, '-m', 'fundus_nbdev.dev', command, *sys.argv[1:]]))
+
+
+def nbdev_test(): run('nbdev_test')
+def nbdev_export(): run('nbdev_export')
+def nbdev_clean(): run('nbdev_clean')
+def nbdev_prepare(): run('prepare')
+
+
+if __name__ == '__main__':
+    sys.argv = sys.argv[1:]
+    command = find(sys.argv[0])
+    sys.exit(command()) # called from the top of a script: nbdev takes the words of the command line

@@ -1,0 +1,47 @@
+"The pages of nbs/ as the tests read them; `python tests/pages.py` writes README.md from the front page."
+from dataclasses import dataclass
+from pathlib import Path
+import json
+import re
+
+ROOT = Path(__file__).resolve().parents[1]
+NBS = ROOT/'nbs'
+ROOMS = ['data', 'models', 'training', 'evaluation', 'explain', 'insight', 'use'] # each may import from those before it
+
+
+@dataclass(frozen=True)
+class Page:
+    "One notebook."
+    file:Path # .ipynb
+    cells:list[dict] # as in the file
+
+    @property
+    def name(self)->str: return self.file.relative_to(NBS).as_posix() # 1_data/01_photo.ipynb
+
+    @property
+    def module(self)->str|None: # data.photo, as the page says itself
+        found = [m[1] for s in self.sources('code') if (m := re.match(r'#\|\s*default_exp\s+(\S+)', s))]
+        return found[0] if found else None
+
+    def sources(self, kind:str)->list[str]: return [''.join(c['source']) for c in self.cells if c['cell_type'] == kind]
+
+    def exports(self)->bool: return any(re.search(r'^#\|\s*exporti?\b', s, re.M) for s in self.sources('code'))
+
+    def outputs(self)->list[dict]: return [o for c in self.cells for o in c.get('outputs', [])]
+
+
+def read_page(file:Path)->Page: return Page(file, json.loads(file.read_text(encoding='utf-8'))['cells'])
+
+
+def all_pages()->list[Page]: # sorted by name
+    files = [f for f in NBS.rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in f.relative_to(NBS).parts)]
+    return [read_page(f) for f in sorted(files)]
+
+
+def readme()->str: # Markdown
+    "The front page's text; links to pages get the folder in front, since README.md lies one folder higher."
+    text = '\n\n'.join(source.strip() for source in read_page(NBS/'index.ipynb').sources('markdown')) + '\n'
+    return re.sub(r'\]\((?!https?:|#)(?:\.\./)?([^)]+)\)', lambda m: f']({"" if m[0].startswith("](../") else "nbs/"}{m[1]})', text)
+
+
+if __name__ == '__main__': (ROOT/'README.md').write_text(readme(), encoding='utf-8')

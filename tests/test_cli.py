@@ -1,0 +1,188 @@
+"The command line: what it answers, what it says when something is wrong, and whole small runs."
+from pathlib import Path
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import cv2
+import pandas as pd
+import pytest
+
+from fundus_nbdev import cli
+from fundus_nbdev.data.synth import degrade, draw_retina
+from pages import ROOT
+
+SMALL = ['--epochs', '1', '--size', '48', '--set', 'model.width=4', '--set', 'model.depth=10', '--set', 'training.bs=4']
+FILES = ['recipe.toml', 'split.csv', 'history.csv', 'predictions.csv', 'metrics.csv', 'report.html', 'log.txt']
+
+
+@pytest.fixture
+def fundus(monkeypatch, capsys): # fundus('run', …) → exit code, what it printed
+    def call(*words):
+        monkeypatch.setattr(sys, 'argv', ['fundus', *map(str, words)])
+        code = 0
+        try: cli.main()
+        except SystemExit as stop: code = stop.code or 0
+        printed = capsys.readouterr()
+        if isinstance(code, str): return 1, f'{printed.out}{printed.err}{code}\n' # sys.exit prints a text and leaves with 1
+        return code, printed.out + printed.err
+    return call
+
+
+@pytest.fixture(scope='session')
+def photos(tmp_path_factory): # a folder per class, 12 photographs and one that is broken
+    folder = tmp_path_factory.mktemp('data')/'photos'
+    for label in ('Good', 'Reject'): (folder/label).mkdir(parents=True)
+    for i in range(6):
+        rgb = draw_retina(i, size=200).rgb
+        cv2.imwrite(str(folder/'Good'/f'{i}.jpg'), rgb[..., ::-1])
+        cv2.imwrite(str(folder/'Reject'/f'{i + 6}.jpg'), degrade(draw_retina(i + 6, size=200).rgb, 'defocus', .9).rgb[..., ::-1])
+    (folder/'Good'/'broken.jpg').write_bytes(b'\xff\xd8 not a photograph')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory): return tmp_path_factory.mktemp('place') # where the runs of this file are written
+
+
+@pytest.fixture
+def here(monkeypatch, place): # the current folder of a run
+    monkeypatch.setenv('FUNDUS_CACHE', str(place/'cache'))
+    monkeypatch.chdir(place)
+    return place
+
+
+def folder_of(text, place): # run folder
+    "The folder of the report that the last line names."
+    found = re.fullmatch(r'Report: (.+report\.html)', text.strip().splitlines()[-1])
+    assert found, text
+    return (place/found[1]).parent
+
+
+# answers
+
+def test_help(fundus):
+    code, text = fundus('--help')
+    assert code == 0 and 'run' in text and 'recipes' in text
+
+
+def test_help_of_run_names_every_option(fundus):
+    code, text = fundus('run', '--help')
+    assert code == 0
+    assert not [option for option in ('--data', '--folds', '--seed', '--epochs', '--size', '--set', '--out', '--overwrite') if option not in text]
+
+
+def test_recipes(fundus):
+    code, text = fundus('recipes')
+    assert code == 0 and {line.split()[0] for line in text.splitlines()} >= {'synthetic', 'photographs', 'drimdb', 'eyeq'}
+
+
+# mistakes
+
+@pytest.mark.parametrize('words, said', [
+    (['run', 'dirmdb'], "did you mean 'drimdb'"),
+    (['run', 'none.toml'], 'none.toml'),
+    (['run', '--data', 'no/such/folder'], 'no/such/folder'),
+    (['run', 'drimdb'], '--data'), # a recipe for photographs that don't ship
+    (['run', '--set', 'model.widht=4'], 'did you mean model.width'),
+    (['run', '--set', 'training.epochs=many'], 'whole number'),
+    (['run', '--set', 'training.epochs'], 'training.epochs=5'),
+    (['run', '--set', 'data.size=1'], 'from 16 to 4096'),
+    (['run', '--folds', '2'], 'at least 3'),
+])
+def test_mistakes_are_explained(fundus, here, words, said):
+    code, text = fundus(*words)
+    assert code == 1 and said in text
+    assert text.startswith('fundus: ') and not (here/'runs').exists()
+
+
+def test_a_mistake_shows_no_traceback():
+    ran = subprocess.run([sys.executable, '-c', 'from fundus_nbdev.cli import main; main()', 'run', 'dirmdb'], capture_output=True, text=True)
+    assert ran.returncode == 1 and ran.stdout == ''
+    assert ran.stderr.startswith('fundus: ') and 'Traceback' not in ran.stderr
+
+
+def test_an_unknown_option_is_refused(fundus):
+    assert fundus('run', '--epoch', '3')[0] == 2
+
+
+# whole runs
+
+@pytest.fixture(scope='module')
+def first(photos, place): # a run and what it printed
+    ran = subprocess.run([sys.executable, '-c', 'from fundus_nbdev.cli import main; main()', 'run', '--data', photos, *SMALL],
+                         cwd=place, env=os.environ | {'FUNDUS_CACHE': str(place/'cache')}, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return folder_of(ran.stdout, place), ran.stdout + ran.stderr
+
+
+def test_run_writes_its_folder(first):
+    folder = first[0]
+    assert folder.parent.name == 'runs'
+    assert not [name for name in FILES if not (folder/name).is_file()]
+    assert sorted(f.name for f in (folder/'bundle').iterdir()) == ['bundle.json', 'weights.safetensors']
+    assert list((folder/'figures').glob('*.png'))
+
+
+def test_run_tests_what_it_did_not_train_on(first):
+    predictions, split = pd.read_csv(first[0]/'predictions.csv'), pd.read_csv(first[0]/'split.csv')
+    assert len(predictions) == 12 and set(predictions.split) == {'train', 'valid', 'test'}
+    assert {'path', 'patient', 'label', 'pred', 'p_Good', 'p_Reject'} <= set(predictions)
+    assert predictions[['p_Good', 'p_Reject']].sum(axis=1).sub(1).abs().max() < 1e-6
+    parts = [{Path(path).name: part for path, part in zip(t.path, t.split)} for t in (predictions, split)]
+    assert parts[1].items() >= parts[0].items() # split.csv also has the broken one
+    metrics = pd.read_csv(first[0]/'metrics.csv', index_col=0)
+    assert {'accuracy', 'macro_f1', 'recall_Good', 'auc_Reject'} <= set(metrics.index) and list(metrics) == ['value', 'low', 'high']
+    assert len(pd.read_csv(first[0]/'history.csv')) == 1
+
+
+def test_a_broken_photograph_is_named_and_left_out(first):
+    assert 'broken.jpg' in (first[0]/'log.txt').read_text(encoding='utf-8') + first[1]
+    assert not pd.read_csv(first[0]/'predictions.csv').path.str.contains('broken').any()
+
+
+def test_report_is_one_file(first):
+    html = (first[0]/'report.html').read_text(encoding='utf-8')
+    assert re.search(r'<meta[^>]+viewport', html)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"[^>]*(?=>)', re.sub(r'<a\b[^>]*>', '', html)) # nothing is fetched
+    assert 'src="data:image/' in html
+
+
+def test_the_same_again_is_the_same_in_a_new_folder(first, fundus, here, photos):
+    before = {f: f.read_bytes() for f in first[0].rglob('*') if f.is_file()}
+    code, text = fundus('run', '--data', photos, *SMALL)
+    second = folder_of(text, here)
+    assert code == 0 and second != first[0] and second.parent == first[0].parent
+    assert {f: f.read_bytes() for f in first[0].rglob('*') if f.is_file()} == before
+    for name in ('recipe.toml', 'split.csv', 'predictions.csv', 'metrics.csv', 'bundle/weights.safetensors'):
+        assert hashlib.sha256((second/name).read_bytes()).digest() == hashlib.sha256((first[0]/name).read_bytes()).digest(), name
+
+
+def test_a_run_folder_is_only_replaced_when_asked(first, fundus, here, photos):
+    code, text = fundus('run', '--data', photos, '--out', first[0], *SMALL)
+    assert code == 1 and '--overwrite' in text
+    assert (first[0]/'report.html').is_file()
+
+
+def test_folds(fundus, here, photos):
+    code, text = fundus('run', '--data', photos, '--folds', '3', '--out', 'folds', *SMALL)
+    assert code == 0, text
+    folds = sorted(f for f in (here/'folds').iterdir() if re.fullmatch(r'fold\d', f.name))
+    assert len(folds) == 3
+    for fold in folds: assert (fold/'bundle'/'weights.safetensors').is_file() and (fold/'history.csv').is_file()
+    assert not [name for name in ('recipe.toml', 'predictions.csv', 'metrics.csv', 'report.html') if not (here/'folds'/name).is_file()]
+    predictions = pd.read_csv(here/'folds'/'predictions.csv')
+    assert len(predictions) == 12 and predictions.path.is_unique and predictions.fold.nunique() == 3
+
+
+def test_the_python_of_the_readme_runs(here, photos):
+    code = re.search(r'^```python\n(.*?)^```', (ROOT/'README.md').read_text(encoding='utf-8'), re.M | re.S)[1]
+    shutil.copytree(photos, here/'photographs', dirs_exist_ok=True)
+    small = "'training.epochs': 1, 'training.bs': 4, 'data.size': 64, 'model.width': 4, 'model.depth': 10}"
+    assert "'training.epochs': 30}" in code
+    names = {}
+    exec(code.replace("'training.epochs': 30}", small), names)
+    assert names['maps'].shape[:2] == (1, 1) and min(names['maps'].shape[2:]) > 7

@@ -1,0 +1,86 @@
+"What is installed: modules, recipes, samples, templates, requirements."
+from configparser import ConfigParser
+from importlib.metadata import packages_distributions, version
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+import pytest
+
+import fundus_nbdev
+from pages import ROOT
+
+PACKAGE = ROOT/'fundus_nbdev'
+DATA = {'.toml', '.jinja', '.jpg', '.jpeg', '.png', '.md', '.json', '.safetensors', '.css', '.js', '.html'} # files that are read, not imported
+
+
+def settings():
+    parser = ConfigParser(delimiters=['='])
+    parser.read(ROOT/'settings.ini', encoding='utf-8')
+    return parser['DEFAULT']
+
+
+def requirements(key='requirements'): return {canonicalize_name(r.name): r for r in map(Requirement, settings()[key].split())}
+def dev_requirements(): return requirements('dev_requirements')
+
+
+def test_one_version():
+    pyproject = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']
+    assert 'version' in pyproject['dynamic'] and 'version' not in pyproject and 'version' not in settings()
+    assert version('fundus_nbdev') == fundus_nbdev.__version__
+    assert re.search(r'^## (\S+)', (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), re.M)[1] == fundus_nbdev.__version__
+
+
+def test_constraints_are_the_installed_direct_requirements():
+    lines = [line.partition('#')[0].strip() for line in (ROOT/'constraints.txt').read_text(encoding='utf-8').splitlines()]
+    pinned = {canonicalize_name(name): value for name, value in (line.split('==') for line in lines if line)}
+    for name, requirement in {**requirements(), **dev_requirements()}.items():
+        assert name in pinned, f'constraints.txt has no version of {name}'
+        assert requirement.specifier.contains(Version(pinned[name])), f'{name}=={pinned[name]} of constraints.txt is outside {requirement} of settings.ini'
+
+
+def test_requirements_have_no_upper_bounds():
+    assert not [str(r) for r in {**requirements(), **dev_requirements()}.values() if '<' in str(r.specifier) or '==' in str(r.specifier)]
+
+
+def test_everything_imported_is_required():
+    trees = [ast.parse(f.read_text(encoding='utf-8')) for f in PACKAGE.rglob('*.py') if f.stem not in ('dev', '_modidx')]
+    nodes = [n for tree in trees for n in ast.walk(tree)]
+    names = {a.name.split('.')[0] for n in nodes if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module.split('.')[0] for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
+    owners = packages_distributions()
+    for name in sorted(names - set(sys.stdlib_module_names) - {'fundus_nbdev'}):
+        assert set(map(canonicalize_name, owners.get(name, []))) & set(requirements()), f'{name} is imported, but settings.ini does not require it'
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory): # names of the files in the wheel, and its metadata
+    pytest.importorskip('setuptools', '77', reason='building a wheel needs setuptools 77 or later')
+    source, out = tmp_path_factory.mktemp('source')/'fundus', tmp_path_factory.mktemp('wheel')
+    shutil.copytree(PACKAGE, source/'fundus_nbdev', ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.py', 'settings.ini', 'pyproject.toml', 'README.md', 'LICENSE', 'MANIFEST.in'): shutil.copy(ROOT/name, source)
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--disable-pip-version-check', '-q', '-w', out, source], check=True)
+    with zipfile.ZipFile(next(out.glob('*.whl'))) as file:
+        names = file.namelist()
+        return names, file.read(next(n for n in names if n.endswith('METADATA'))).decode(), file.read(next(n for n in names if n.endswith('entry_points.txt'))).decode()
+
+
+def test_wheel_has_every_file(wheel):
+    wanted = {f.relative_to(ROOT).as_posix() for f in PACKAGE.rglob('*') if f.suffix == '.py' or f.suffix in DATA}
+    assert wanted - set(wheel[0]) == set()
+    assert {f'fundus_nbdev/recipes/{name}.toml' for name in ('synthetic', 'drimdb', 'eyeq')} <= set(wheel[0])
+    assert [n for n in wheel[0] if n.endswith('LICENSE')]
+
+
+def test_wheel_says_what_it_needs(wheel):
+    found = {canonicalize_name(Requirement(r).name) for r in re.findall(r'^Requires-Dist: (.+)$', wheel[1], re.M)}
+    assert found == set(requirements()) | set(dev_requirements())
+    assert f'Requires-Python: >={settings()["min_python"]}' in wheel[1]
+    for line in settings()['console_scripts'].split(): assert line.replace('=', ' = ') in wheel[2]

@@ -1,0 +1,211 @@
+"The rules of the repository: how a page looks, what may lie in git, what must agree with what."
+from base64 import b64decode
+import ast
+import filecmp
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from pages import NBS, ROOMS, ROOT, all_pages, readme
+
+PAGES = all_pages()
+EXPORTING = [p for p in PAGES if p.exports()]
+MODULES = sorted(f for room in ROOMS for f in (ROOT/'fundus_nbdev'/room).glob('*.py') if f.stem != '__init__')
+MACHINE_PATH = re.compile(r'(?<![\w.:/])/(work|root|home|tmp|Users|mnt|opt|private|var/folders)/\S+')
+COMMANDS = ["pip install -e . && fundus run", "pip install -e '.[dev]' && nbdev_test && pytest"]
+each_page = pytest.mark.parametrize('page', PAGES, ids=[p.name for p in PAGES])
+each_module = pytest.mark.parametrize('module', MODULES, ids=[f'{m.parent.name}.{m.stem}' for m in MODULES])
+
+
+def is_test(source): return bool(re.search(r'\bassert\b|\btest_\w+\(|expect_fail|ExceptionExpected', source))
+
+
+def texts(output): # of one output; pictures left out
+    "What a reader sees of an output, as text."
+    yield ''.join(output.get('text', []))
+    for mime, data in output.get('data', {}).items():
+        if not mime.startswith('image/') or mime == 'image/svg+xml': yield re.sub(r'base64,[\w+/=]+', '', ''.join(data))
+
+
+def picture_sizes(output): # bytes
+    "How large the pictures of an output are."
+    for mime, data in output.get('data', {}).items():
+        text = ''.join(data)
+        if mime == 'image/svg+xml': yield len(text)
+        elif mime.startswith('image/'): yield len(b64decode(text))
+        else: yield from (len(b64decode(found)) for found in re.findall(r'base64,([\w+/=]+)', text))
+
+
+# pages
+
+@each_page
+def test_title_and_purpose(page):
+    assert re.match(r'# \S.*\n+> \S', page.sources('markdown')[0]), 'a page starts with "# title" and "> purpose in one line"'
+
+
+@each_page
+def test_page_and_module_have_one_name(page):
+    folder, _, file = page.name.rpartition('/')
+    if page.module or folder[:1].isdigit():
+        assert page.module == f'{folder.partition("_")[2]}.{file.removesuffix(".ipynb").partition("_")[2]}'
+        assert folder == f'{ROOMS.index(folder.partition("_")[2]) + 1}_{folder.partition("_")[2]}'
+
+
+@each_page
+def test_no_page_exports_the_project(page):
+    assert not [s for s in page.sources('code') if re.search(r'nbdev_export\(|nbdev\.export', s)]
+
+
+@pytest.mark.parametrize('page', EXPORTING, ids=[p.name for p in EXPORTING])
+def test_exporting_pages_assert(page):
+    assert [s for s in page.sources('code') if is_test(s) and not re.search(r'^#\|\s*exporti?\b', s, re.M)]
+
+
+@each_page
+def test_no_errors_and_no_paths_of_a_machine(page):
+    assert not [o['evalue'] for o in page.outputs() if o['output_type'] == 'error']
+    found = [m[0] for t in [*page.sources('code'), *page.sources('markdown'), *(t for o in page.outputs() for t in texts(o))] for m in MACHINE_PATH.finditer(t)]
+    assert not found
+
+
+@each_page
+def test_pictures_are_small(page):
+    sizes = [n for o in page.outputs() for n in picture_sizes(o)]
+    assert max(sizes, default=0) < 30_000 and sum(sizes) < 150_000
+
+
+@each_page
+def test_links_lead_somewhere(page):
+    links = [m[1] for s in page.sources('markdown') for m in re.finditer(r'\]\(([^)#\s]+)(?:#[^)]*)?\)', s) if ':' not in m[1]]
+    assert not [link for link in links if not (page.file.parent/link).exists()]
+
+
+def bound(nodes): # names
+    "Names that statements of a page's top level bind."
+    for node in (n for top in nodes for n in ast.walk(top)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)): yield from ((a.asname or a.name).split('.')[0] for a in node.names)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store): yield node.id
+        elif isinstance(node, ast.arg): yield node.arg
+
+
+@each_page
+def test_the_site_can_be_built(page):
+    "nbdev's docs run the cells that export or import, and no others: what these use must come from such cells."
+    plain, ran = set(), set()
+    for source in page.sources('code'):
+        if re.match(r'\s*[%!]', source) or re.search(r'^#\|\s*eval:\s*false', source, re.M): continue
+        tree = ast.parse(re.sub(r'^\s*[%!].*$', 'pass', source, flags=re.M))
+        imports = any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(tree))
+        flagged = re.search(r'^#\|\s*(data|slow|gpu|notest)\b', source, re.M)
+        assert not (imports and flagged), f'a flagged cell imports, so the site would run it:\n{source}'
+        if not imports and not re.search(r'^#\|\s*(exporti?|exec_doc)\b', source, re.M): plain |= set(bound(tree.body)); continue
+        top = [n for n in tree.body if imports or not isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+        ran |= set(bound(tree.body))
+        missing = {n.id for t in top for n in ast.walk(t) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)} & (plain - ran)
+        assert not missing, f'a cell with an import uses {sorted(missing)} of a cell without: put the import into a cell of its own:\n{source}'
+
+
+def test_sidebar_lists_every_page_once():
+    def listed(contents): return [f for item in contents for f in ([item] if isinstance(item, str) else listed(item['contents']))]
+    contents = yaml.safe_load((NBS/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
+    assert sorted(listed(contents)) == [p.name for p in PAGES]
+
+
+# package
+
+@each_module
+def test_no_star_imports_and_no_bare_asserts(module):
+    nodes = list(ast.walk(ast.parse(module.read_text(encoding='utf-8'))))
+    assert not [n.lineno for n in nodes if isinstance(n, ast.ImportFrom) and n.names[0].name == '*']
+    assert not [n.lineno for n in nodes if isinstance(n, ast.Assert)]
+
+
+def undocumented(function, lines): # what is missing, in words
+    "Docstring, and the type and comment of every parameter and of the result."
+    if not ast.get_docstring(function): yield 'docstring'
+    arguments = [a for a in function.args.posonlyargs + function.args.args + function.args.kwonlyargs if a.arg not in ('self', 'cls')]
+    yield from (f'type of {a.arg}' for a in arguments if a.annotation is None)
+    yield from (f'comment on {a.arg}' for a in arguments if '#' not in lines[a.end_lineno - 1][a.end_col_offset:])
+
+
+@each_module
+def test_public_functions_are_documented(module):
+    text = module.read_text(encoding='utf-8')
+    functions = [n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef) and not n.name.startswith('_')]
+    missing = {f.name: found for f in functions if (found := list(undocumented(f, text.splitlines())))}
+    assert not missing
+
+
+# repository
+
+def tracked(): # files that are in git or would be
+    "What `git add .` would hold."
+    if not (ROOT/'.git').exists(): pytest.skip('no git checkout')
+    ran = subprocess.run(['git', 'ls-files', '-coz', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [f for name in ran.stdout.split('\0') if name and (f := ROOT/name).is_file()]
+
+
+def test_files_are_small():
+    assert not [str(f) for f in tracked() if f.stat().st_size > 3_000_000 and f.suffix != '.safetensors']
+
+
+def test_no_paths_of_a_machine_in_text():
+    found = {}
+    for file in tracked():
+        if file.suffix in {'.py', '.md', '.ini', '.toml', '.yml', '.txt', '.json', '.css', '.jinja'} and file.parent.name != 'tests':
+            if hits := [m[0] for m in MACHINE_PATH.finditer(file.read_text(encoding='utf-8'))]: found[str(file)] = hits
+    assert not found
+
+
+def test_readme_is_the_front_page():
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    assert text == readme(), 'README.md and nbs/index.ipynb differ: write README.md anew with `python tests/pages.py`'
+    first = re.search(r'^```\w*\n(.*?)^```', text, re.M | re.S)[1]
+    assert first.splitlines() == COMMANDS
+    assert not [m[1] for m in re.finditer(r'\]\(([^)#:]+)\)', text) if not (ROOT/m[1]).exists()]
+
+
+def differences(a, b): # relative paths
+    "Files that differ between two folders."
+    skip = {'__pycache__', '.ipynb_checkpoints', 'runs'}
+    files = {f.relative_to(top) for top in (a, b) for f in top.rglob('*') if f.is_file() and not skip & set(f.parts)}
+    return sorted(str(f) for f in files if not ((a/f).is_file() and (b/f).is_file() and filecmp.cmp(a/f, b/f, shallow=False)))
+
+
+@pytest.fixture
+def copy(tmp_path): # a copy of what nbdev reads and writes
+    ignore = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'runs')
+    for name in ('nbs', 'fundus_nbdev'): shutil.copytree(ROOT/name, tmp_path/name, symlinks=True, ignore=ignore)
+    for name in ('pyproject.toml', 'settings.ini', '_quarto.yml', 'README.md'): shutil.copy(ROOT/name, tmp_path)
+    return tmp_path
+
+
+def changed(copy): # relative paths
+    "Files of pages and package that differ from their copy."
+    return [f'{name}/{f}' for name in ('nbs', 'fundus_nbdev') for f in differences(ROOT/name, copy/name)]
+
+
+def test_clean_and_export_change_nothing(copy):
+    for command in ('nbdev_clean', 'nbdev_export'): subprocess.run([sys.executable, '-m', 'fundus_nbdev.dev', command], cwd=copy, check=True)
+    assert not changed(copy), 'run nbdev_clean and nbdev_export'
+
+
+@pytest.mark.slow
+def test_the_site_has_every_page(copy):
+    "Processing the pages runs their imports and exported cells; it only asks whether Quarto is there, so a stub is enough."
+    quarto = copy/'bin'/'quarto'
+    quarto.parent.mkdir()
+    quarto.write_text('#!/bin/sh\n')
+    quarto.chmod(0o755)
+    code = 'import nbdev.quarto; nbdev.quarto.nbdev_proc_nbs.__wrapped__()'
+    ran = subprocess.run([sys.executable, '-c', code], cwd=copy, capture_output=True, text=True, env=os.environ | {'PATH': f'{quarto.parent}{os.pathsep}{os.environ["PATH"]}'})
+    assert ran.returncode == 0, ran.stderr.rpartition('\nException: ')[2]
+    assert not [p.name for p in PAGES if not (copy/'_proc'/p.name).is_file()]
+    assert (copy/'_proc'/'_quarto.yml').is_file() and (copy/'_proc'/'sidebar.yml').is_file()
+    assert not changed(copy)
