@@ -2,6 +2,7 @@
 from pathlib import Path
 from typing import Annotated, Optional
 import sys
+import warnings
 
 import typer
 
@@ -27,10 +28,11 @@ def run(
 ): # writes a run folder
     "Train on photographs, evaluate, explain the mistakes, and write a report. Without a recipe: the embedded synthetic set."
     from fundus_nbdev.training.recipe import find_recipe, override
-    from fundus_nbdev.use.run import run as run_recipe
     named = {'data.source': data, 'data.folds': folds, 'seed': seed, 'training.epochs': epochs, 'data.size': size}
     base = find_recipe(recipe or ('photographs' if data else 'synthetic'))
     chosen = override(override(base, changes or []), {name: value for name, value in named.items() if value is not None})
+    warnings.filterwarnings('ignore', category=FutureWarning) # torch warns of its own jit when it is imported
+    from fundus_nbdev.use.run import run as run_recipe # takes seconds, so only now that the recipe is right
     done = run_recipe(chosen, folder=out, overwrite=overwrite, progress=True)
     print(f'Report: {done.folder/"report.html"}')
 

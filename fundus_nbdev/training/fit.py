@@ -75,7 +75,7 @@ class Progress:
 
 # %% ../../nbs/3_training/06_fit.ipynb #6282cd8c
 def read_source(
-    recipe:Recipe,
+    recipe:Recipe, # to be followed
     progress:Callable[[int, int], None]=lambda done, total: None, # called while the embedded set is drawn
 )->pd.DataFrame: # photo table
     "The recipe's photographs (draws the embedded set into the cache folder if it is asked for)."
@@ -88,7 +88,7 @@ def read_source(
 # %% ../../nbs/3_training/06_fit.ipynb #10fd02e8
 def split_for(
     table:pd.DataFrame, # photo table
-    recipe:Recipe,
+    recipe:Recipe, # to be followed
 )->list[pd.DataFrame]: # one table with `split` for each fold, or only one
     "The table split as the recipe says."
     if recipe.data.group == 'near_duplicates': table = group_near_duplicates(table)
@@ -110,8 +110,8 @@ def class_weights(
 
 # %% ../../nbs/3_training/06_fit.ipynb #32d9ec64
 def build_model(
-    recipe:Recipe,
-    n_classes:int,
+    recipe:Recipe, # to be followed
+    n_classes:int, # logits for each photograph
 )->tuple[nn.Module, dict]: # network with random weights, and the arguments it was built with
     "The network of the recipe."
     arguments = asdict(recipe.model) | {'n_classes': n_classes}
@@ -119,9 +119,9 @@ def build_model(
 
 # %% ../../nbs/3_training/06_fit.ipynb #b67a24a3
 def make_learner(
-    recipe:Recipe,
+    recipe:Recipe, # to be followed
     dls:DataLoaders, # of the training and validation part
-    model:nn.Module,
+    model:nn.Module, # network with random weights
     weights:torch.Tensor, # of the classes in the loss
     callbacks:list[Callback]=(), # besides those of the recipe
     say:Callable[[str], None]|None=None, # told which numeric format was chosen, and why
@@ -147,7 +147,7 @@ class Fit:
 
 # %% ../../nbs/3_training/06_fit.ipynb #2fff2d31
 def describe_training(
-    recipe:Recipe,
+    recipe:Recipe, # to be followed
     table:pd.DataFrame, # with `split`
 )->dict: # summary for the bundle
     "What the network was trained on, in numbers."
@@ -157,7 +157,7 @@ def describe_training(
 
 # %% ../../nbs/3_training/06_fit.ipynb #75dfa1c4
 def fit_split(
-    recipe:Recipe,
+    recipe:Recipe, # to be followed
     table:pd.DataFrame, # photo table with `split`
     pixels:Pixels, # cached pixels, one for each row
     folder:Path, # filled with split, history, predictions and bundle
@@ -227,11 +227,11 @@ def leave_out_unreadable(
 
 # %% ../../nbs/3_training/06_fit.ipynb #bca36da3
 def fit_folds(
-    recipe:Recipe,
+    recipe:Recipe, # to be followed
     tables:list[pd.DataFrame], # one photo table with `split` for each fold
     pixels:Pixels, # cached pixels, one for each row
     folder:Path, # gets a subfolder for each fold
-    progress:Progress,
+    progress:Progress, # shows how far it is
 )->tuple[list[Bundle], pd.DataFrame, pd.DataFrame]: # bundles, out-of-fold predictions, history
     "Cross-validation: train once for each fold (writes files)."
     bundles, predictions, history, start = [], [], [], time.perf_counter()
@@ -249,7 +249,7 @@ def fit_folds(
 
 # %% ../../nbs/3_training/06_fit.ipynb #5e6bd024
 def fit(
-    recipe:Recipe,
+    recipe:Recipe, # to be followed
     folder:str|Path|None=None, # run folder; None: a new one in runs/
     overwrite:bool=False, # replace the run folder if it holds a run
     progress:Progress|None=None, # shows how far it is; None: silent
@@ -264,6 +264,7 @@ def fit(
     (folder/'recipe.toml').write_text(to_toml(recipe), encoding='utf-8')
     progress.log = folder/'log.txt'
     progress.say(f'{len(table)} photographs from {recipe.data.source}, {len(unreadable)} unreadable')
+    for message in unreadable.values(): progress.say(f'left out: {message}')
     if recipe.data.folds:
         bundles, predictions, history = fit_folds(recipe, tables, pixels, folder, progress)
         table = tables[0].drop(columns='split')

@@ -1,0 +1,53 @@
+"""Repeat a recipe over seeds and keep its figures.
+
+    python bench/experiments.py eyeq --data FOLDER --folds 5 --seeds 0 1 2
+    python bench/experiments.py drimdb --data FOLDER --seeds 0 1 2 3 4
+
+Each seed is a `fundus run` of its own in runs/<recipe>-s<seed>; a seed whose run is finished is not run again.
+The figures go to bench/results/<recipe>.csv: one row for each seed and rule, shown by nbs/experiments/."""
+from argparse import ArgumentParser
+from pathlib import Path
+import re
+import subprocess
+import sys
+
+import pandas as pd
+
+METRICS = ['accuracy', 'balanced_accuracy', 'macro_f1', 'macro_auc', 'quadratic_kappa']
+
+
+def run_seed(recipe, seed, data, folds):
+    "The run folder of a seed, made if it is not there."
+    folder = Path('runs')/f'{recipe}-s{seed}'
+    if not (folder/'report.html').exists():
+        command = ['fundus', 'run', recipe, '--data', data, '--seed', str(seed), '--out', str(folder), '--overwrite']
+        subprocess.run(command + (['--folds', str(folds)] if folds else []), check=True)
+    return folder
+
+
+def rows_of(folder, seed):
+    "The figures of a run: the network, and the rules beside it."
+    metrics = pd.read_csv(folder/'metrics.csv', index_col=0)['value']
+    seconds = float(re.findall(r'(\d+) s$', (folder/'log.txt').read_text().strip())[-1])
+    predictions = pd.read_csv(folder/'predictions.csv')
+    tested = int((predictions.split == 'test').sum())
+    recalls = {name: round(value, 4) for name, value in metrics.items() if name.startswith('recall_')}
+    yield {'rule': 'network', 'seed': seed, 'tested': tested, 'seconds': seconds} | metrics[METRICS].round(4).to_dict() | recalls
+    for rule, values in pd.read_csv(folder/'baselines.csv', index_col=0).iterrows(): yield {'rule': rule.split(' (')[0], 'seed': seed, 'tested': tested, 'factor': rule.partition(' (')[2].rstrip(')')} | values.round(4).to_dict()
+
+
+def main():
+    arguments = ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument('recipe')
+    arguments.add_argument('--data', required=True)
+    arguments.add_argument('--folds', type=int, default=0)
+    arguments.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    a = arguments.parse_args()
+    rows = [row for seed in a.seeds for row in rows_of(run_seed(a.recipe, seed, a.data, a.folds), seed)]
+    file = Path(__file__).parent/'results'/f'{a.recipe}.csv'
+    file.parent.mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_csv(file, index=False)
+    print(f'{file}: {len(rows)} rows')
+
+
+if __name__ == '__main__': sys.exit(main())
