@@ -3,7 +3,8 @@
     python bench/experiments.py eyeq --data FOLDER --folds 5 --seeds 0 1 2
     python bench/experiments.py drimdb --data FOLDER --seeds 0 1 2 3 4
 
-Each seed is a `fundus run` of its own in runs/<recipe>-s<seed>; a seed whose run is finished is not run again.
+Each seed is a `fundus run` of its own in runs/<recipe>-s<seed>; a seed whose run is finished is not run again,
+unless the recipe has changed since.
 The figures go to bench/results/<recipe>.csv: one row for each seed and rule, shown by nbs/experiments/."""
 from argparse import ArgumentParser
 from pathlib import Path
@@ -13,13 +14,16 @@ import sys
 
 import pandas as pd
 
+from fundus_nbdev.training.recipe import find_recipe, override, read_recipe
+
 METRICS = ['accuracy', 'balanced_accuracy', 'macro_f1', 'macro_auc', 'quadratic_kappa']
 
 
 def run_seed(recipe, seed, data, folds):
     "The run folder of a seed, made if it is not there."
     folder = Path('runs')/f'{recipe}-s{seed}'
-    if not (folder/'report.html').exists():
+    wanted = override(find_recipe(recipe), {'data.source': str(Path(data).absolute()), 'seed': seed, 'data.folds': folds})
+    if not (folder/'report.html').exists() or read_recipe(folder/'recipe.toml') != wanted:
         command = ['fundus', 'run', recipe, '--data', data, '--seed', str(seed), '--out', str(folder), '--overwrite']
         subprocess.run(command + (['--folds', str(folds)] if folds else []), check=True)
     return folder

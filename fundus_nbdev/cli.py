@@ -28,6 +28,7 @@ def run(
 ): # writes a run folder
     "Train on photographs, evaluate, explain the mistakes, and write a report. Without a recipe: the embedded synthetic set."
     from fundus_nbdev.training.recipe import find_recipe, override
+    if data: data = str(Path(data).expanduser().absolute()) # so that the saved recipe works from any folder
     named = {'data.source': data, 'data.folds': folds, 'seed': seed, 'training.epochs': epochs, 'data.size': size}
     base = find_recipe(recipe or ('photographs' if data else 'synthetic'))
     chosen = override(override(base, changes or []), {name: value for name, value in named.items() if value is not None})
