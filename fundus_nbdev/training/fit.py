@@ -7,7 +7,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/3_training/fit.html.md"""
 # %% auto #0
 __all__ = ['RUN_FILES', 'Progress', 'read_source', 'RunError', 'check_test', 'split_for', 'class_weights', 'build_model',
            'make_learner', 'Fit', 'describe_training', 'fit_split', 'predict_table', 'check_folder', 'new_folder',
-           'describe_choices', 'leave_out_unreadable', 'fit_folds', 'fit']
+           'describe_choices', 'leave_out_unreadable', 'fit_folds', 'prepare', 'fit']
 
 # %% ../../nbs/3_training/06_fit.ipynb #1af57d33
 from collections.abc import Callable
@@ -285,6 +285,21 @@ def fit_folds(
     return bundles, pd.concat([p[p.split == 'test'] for p in predictions], ignore_index=True), pd.concat(history, ignore_index=True)
 
 # %% ../../nbs/3_training/06_fit.ipynb #5e6bd024
+def prepare(
+    recipe:Recipe, # to be followed
+    progress:Progress, # shows how far it is
+)->tuple[list[pd.DataFrame], Pixels, dict[str, str], list[str]]: # split tables, pixels, unreadable photographs, what was decided
+    "All that comes before the training: read, decode, leave out what can't be read, split."
+    table = read_source(recipe, progress.counter('Drawing the synthetic set'))
+    pixels = cache_pixels(list(table.path), recipe.data.size, recipe.data.crop, progress.counter('Decoding and cropping'))
+    unreadable = leave_out_unreadable(table, pixels)
+    table, pixels = table[~table.path.isin(unreadable)].reset_index(drop=True), pixels.readable()
+    tables = split_for(table, recipe, progress)
+    for part in tables: part.attrs |= table.attrs | {'official_split': 'split' in table and not recipe.data.folds}
+    counted = f'{len(table)} photographs from {recipe.data.source}, {len(unreadable)} unreadable'
+    return tables, pixels, unreadable, [counted, *describe_choices(table, recipe), *(f'left out: {message}' for message in unreadable.values())]
+
+# %% ../../nbs/3_training/06_fit.ipynb #21b43223
 def fit(
     recipe:Recipe, # to be followed
     folder:str|Path|None=None, # run folder; None: a new one in runs/
@@ -294,18 +309,11 @@ def fit(
     "Follow a recipe: writes recipe, split, history, predictions and bundle into the run folder."
     progress = progress or Progress()
     check_folder(folder, overwrite)
-    table = read_source(recipe, progress.counter('Drawing the synthetic set'))
-    pixels = cache_pixels(list(table.path), recipe.data.size, recipe.data.crop, progress.counter('Decoding and cropping'))
-    unreadable = leave_out_unreadable(table, pixels)
-    table, pixels = table[~table.path.isin(unreadable)].reset_index(drop=True), pixels.readable()
-    tables = split_for(table, recipe, progress)
-    for part in tables: part.attrs |= table.attrs | {'official_split': 'split' in table and not recipe.data.folds}
+    tables, pixels, unreadable, notes = prepare(recipe, progress)
     folder = new_folder(recipe.name, folder, overwrite)
     (folder/'recipe.toml').write_text(to_toml(recipe), encoding='utf-8')
     progress.log = folder/'log.txt'
-    progress.say(f'{len(table)} photographs from {recipe.data.source}, {len(unreadable)} unreadable')
-    for note in describe_choices(table, recipe): progress.say(note)
-    for message in unreadable.values(): progress.say(f'left out: {message}')
+    for note in notes: progress.say(note)
     if recipe.data.folds:
         bundles, predictions, history = fit_folds(recipe, tables, pixels, folder, progress)
         table = tables[0].drop(columns='split')
