@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
 import json
-import math
 import os
 import tempfile
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import IntToFloatTensor, Normalize

@@ -9,7 +9,6 @@ __all__ = ['BASELINE_METRICS', 'sample_paths', 'shown_kinds', 'add_shown', 'usua
            'galleries_of', 'Run', 'bundle_folders', 'command_of', 'cautions_of', 'run']
 
 # %% ../../nbs/7_use/05_run.ipynb #3013142e
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 import shlex
