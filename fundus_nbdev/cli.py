@@ -25,17 +25,38 @@ def run(
     changes:Annotated[Optional[list[str]], typer.Option('--set', metavar='SETTING=VALUE', help='Any other setting of the recipe, e.g. `model.norm=group`; may be repeated.')] = None,
     out:Annotated[Optional[Path], typer.Option(help='The run folder; without it, a new one in runs/.')] = None,
     overwrite:Annotated[bool, typer.Option('--overwrite', help='Replace the run folder if it is there.')] = False,
+    resume:Annotated[Optional[Path], typer.Option(help='Go on with the run in this folder, which was ended before its end; nothing else may be given.')] = None,
+    last_good:Annotated[bool, typer.Option('--last-good', help='With --resume: pass over damaged checkpoints.')] = False,
 ): # writes a run folder
     "Train on photographs, evaluate, explain the mistakes, and write a report. Without a recipe: the embedded synthetic set."
     from fundus_nbdev.training.recipe import find_recipe, override
+    asked = [recipe, data, folds, seed, epochs, size, changes, out, overwrite]
+    if resume and any(value not in (None, '', False, []) for value in asked): raise typer.BadParameter('it goes on with the recipe in the folder: give no recipe and no other option.', param_hint='--resume')
+    if last_good and not resume: raise typer.BadParameter('it belongs to --resume.', param_hint='--last-good')
+    if resume: return go_on(resume, last_good)
     if data: data = str(Path(data).expanduser().absolute()) # so that the saved recipe works from any folder
     named = {'data.source': data, 'data.folds': folds, 'seed': seed, 'training.epochs': epochs, 'data.size': size}
     base = find_recipe(recipe or ('photographs' if data else 'synthetic'))
     chosen = override(override(base, changes or []), {name: value for name, value in named.items() if value is not None})
+    follow(chosen, folder=out, overwrite=overwrite)
+
+
+def go_on(folder, last_good): # writes into the run folder
+    "Take up a run that was ended before its end."
+    warnings.filterwarnings('ignore', category=FutureWarning)
+    from fundus_nbdev.training.fit import unfinished_recipe
+    follow(unfinished_recipe(folder), folder=folder, resume=True, last_good=last_good)
+
+
+def follow(recipe, **options): # writes a run folder
+    "Follow a recipe, in this process or, under torchrun, in several."
     warnings.filterwarnings('ignore', category=FutureWarning) # torch warns of its own jit when it is imported
+    from fundus_nbdev.training.distributed import end_processes, start_processes
     from fundus_nbdev.use.run import run as run_recipe # takes seconds, so only now that the recipe is right
-    done = run_recipe(chosen, folder=out, overwrite=overwrite, progress=True)
-    print(f'Report: {done.folder/"report.html"}')
+    start_processes()
+    try: done = run_recipe(recipe, progress=True, **options)
+    finally: end_processes()
+    if done: print(f'Report: {done.folder/"report.html"}') # only one of several processes has it
 
 
 @app.command()
@@ -48,7 +69,12 @@ def recipes(): # prints a table
 def main(): # the command `fundus`
     "Run the command line; an error that the user can mend is printed without a traceback."
     try: app()
-    except KeyboardInterrupt: sys.exit('Stopped.')
+    except KeyboardInterrupt as stop:
+        print(str(stop) or 'Stopped.', file=sys.stderr)
+        sys.exit(130) # as shells expect of a program that Ctrl-C ended
     except (ValueError, OSError) as error:
         if type(error).__module__.split('.')[0] != 'fundus_nbdev': raise
         sys.exit(f'fundus: {error}')
+
+
+if __name__ == '__main__': main() # torchrun -m fundus_nbdev.cli

@@ -56,8 +56,9 @@ def test_everything_imported_is_required():
     names = {a.name.split('.')[0] for n in nodes if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module.split('.')[0] for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
     owners = packages_distributions()
+    extras = {name for key in settings() if key.endswith('_requirements') and key != 'dev_requirements' for name in requirements(key)}
     for name in sorted(names - set(sys.stdlib_module_names) - {'fundus_nbdev'}):
-        assert set(map(canonicalize_name, owners.get(name, []))) & set(requirements()), f'{name} is imported, but settings.ini does not require it'
+        assert set(map(canonicalize_name, owners.get(name, []))) & {*requirements(), *extras}, f'{name} is imported, but settings.ini does not require it'
 
 
 @pytest.fixture(scope='module')

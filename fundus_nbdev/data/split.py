@@ -22,6 +22,7 @@ from numpy import ndarray
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from .files import write_whole
 from .photo import PhotoError, load_crop
 from .table import check_table, classes_of, counted, some
 
@@ -242,8 +243,7 @@ def save_split(
     kept = table[[name for name in ('path', 'label', 'patient', 'split', 'fold') if name in table]]
     if not {'split', 'fold'} & set(kept): raise SplitError('This table has neither split nor fold; split_table and fold_table make them.')
     if root is not None: kept = kept.assign(path=[Path(os.path.relpath(path, root)).as_posix() for path in kept.path])
-    kept.to_csv(file, index=False)
-    return file
+    return write_whole(file, kept.to_csv(index=False))
 
 # %% ../../nbs/1_data/04_split.ipynb #dd9cbe37
 def load_split(

@@ -11,9 +11,7 @@ __all__ = ['ARCHITECTURES', 'BundleError', 'BundleInfo', 'versions', 'save_bundl
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 import json
-import os
 import platform
 
 import numpy as np
@@ -23,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import fundus_nbdev
+from ..data.files import write_whole
+from ..data.pixels import orient
 from .resnet import resnet
 
 # %% ../../nbs/2_models/06_bundle.ipynb #84fd76c3
@@ -41,6 +41,7 @@ class BundleInfo:
     mean:list[float] # normalisation: mean of red, green, blue, in 0–1
     std:list[float] # normalisation: standard deviation, in 0–1
     temperature:float = 1. # logits are divided by it before the softmax
+    orientations:int = 1 # an answer is the mean over so many orientations of the photograph, 1 to 8
     thresholds:dict = field(default_factory=dict) # decision thresholds, by class
     data:dict = field(default_factory=dict) # summary of the training data
     metrics:dict = field(default_factory=dict) # how well it did, on what
@@ -58,19 +59,11 @@ def versions()->dict[str, str]: # name → version
     return {'fundus_nbdev': fundus_nbdev.__version__, 'python': platform.python_version(), **packages, 'machine': platform.machine()}
 
 # %% ../../nbs/2_models/06_bundle.ipynb #cd82eab4
-def _write(file:Path, write)->None:
-    "Let `write` fill a new file on the same disk, then put it in the place of `file`."
-    with TemporaryDirectory(prefix='.unfinished-', dir=file.parent) as place:
-        write(Path(place)/file.name)
-        os.replace(Path(place)/file.name, file)
-
-# %% ../../nbs/2_models/06_bundle.ipynb #b22ed687
 def _write_info(folder:Path, info:BundleInfo)->None:
     "Write the sidecar."
-    text = json.dumps(asdict(info), indent=2, ensure_ascii=False)
-    _write(folder/'bundle.json', lambda file: file.write_text(text, encoding='utf-8'))
+    write_whole(folder/'bundle.json', json.dumps(asdict(info), indent=2, ensure_ascii=False))
 
-# %% ../../nbs/2_models/06_bundle.ipynb #f658b9d7
+# %% ../../nbs/2_models/06_bundle.ipynb #b22ed687
 def save_bundle(
     folder:str|Path, # made where it is missing
     model:nn.Module, # trained network
@@ -80,7 +73,7 @@ def save_bundle(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    _write(folder/'weights.safetensors', lambda file: save_file(weights, file))
+    write_whole(folder/'weights.safetensors', lambda file: save_file(weights, file))
     _write_info(folder, replace(info, sha256=sha256((folder/'weights.safetensors').read_bytes()).hexdigest()))
     return folder
 
@@ -99,6 +92,8 @@ class Bundle:
         mean, std = torch.tensor(self.info.mean), torch.tensor(self.info.std)
         return (x - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
 
+    def _answer(self, x): return (self.model(x) / self.info.temperature).softmax(1)
+
     def probabilities(self,
         pixels:np.ndarray, # uint8 RGB, (N,size,size,3); may lie on disk (memory-mapped): only a batch is read at once
         bs:int=32, # photographs at once
@@ -109,7 +104,8 @@ class Bundle:
         with torch.inference_mode():
             for i in range(0, len(pixels if rows is None else rows), bs):
                 batch = pixels[i:i + bs] if rows is None else pixels[rows[i:i + bs]]
-                parts.append((self.model(self.normalise(batch)) / self.info.temperature).softmax(1))
+                x = self.normalise(batch)
+                parts.append(sum(self._answer(orient(x, k)) for k in range(self.info.orientations)) / self.info.orientations)
         return torch.cat(parts).double().numpy() if parts else np.zeros((0, len(self.info.classes)))
 
 # %% ../../nbs/2_models/06_bundle.ipynb #64624aab

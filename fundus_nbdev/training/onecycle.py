@@ -135,5 +135,12 @@ class OneCycleCB(RestoringCB):
     def restore(self):
         "Give the optimizer the hyperparameters it had before the fit; the recorder keeps the schedule."
         if self.before is None: return
-        for hyper, before in zip(self.opt.hypers, self.before): hyper.update(before)
+        for name in self.before[0]: self.opt.set_hyper(name, [before[name] for before in self.before])
         self.learn.recorder.hps, self.before = self.hps, None
+
+    def state_dict(self): # for a training that is resumed: what was there before the fit, and the peak
+        return {'before': self.before, 'peak': None if self.before is None else self.peak.tolist()}
+
+    def load_state_dict(self, state):
+        self.before = state['before']
+        if self.before: self.peak, self.hps = np.array(state['peak']), {name: [] for name in self.before[0]}

@@ -15,7 +15,6 @@ from base64 import b64encode
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-import os
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 import fundus_nbdev
+from ..data.files import write_whole
 from ..data.photo import FACTORS
 from ..evaluation.metrics import confusion, format_interval, plot_confusion
 from ..evaluation.predictions import classes_of_predictions, scored_part
@@ -333,7 +333,4 @@ def write_report(
     "Write `report.html`, all of it or nothing, and `figures/*.png` into the run folder."
     folder = Path(folder)
     save_figures(folder/'figures', data)
-    unfinished = folder/'.report.html.unfinished'
-    unfinished.write_text(render_report(data), encoding='utf-8')
-    os.replace(unfinished, folder/'report.html')
-    return folder/'report.html'
+    return write_whole(folder/'report.html', render_report(data))

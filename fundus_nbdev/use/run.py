@@ -16,7 +16,8 @@ import time
 
 import pandas as pd
 
-from ..data.block import CROPS
+from ..data.files import write_whole
+from ..data.pixels import CROPS
 from ..data.split import load_split
 from ..data.table import classes_of
 from ..evaluation.metrics import evaluate, format_interval
@@ -157,16 +158,19 @@ def run(
     overwrite:bool=False, # replace the run folder if it holds a run
     progress:bool=False, # show how far it is
     n_gallery:int=12, # photographs in each gallery
-)->Run:
+    resume:bool=False, # go on with the unfinished run in `folder`
+    last_good:bool=False, # pass over damaged checkpoints
+)->Run|None: # None in all processes but the main one, where several train together
     "Do the whole job: writes the run folder with its report."
     start, shown = time.perf_counter(), Progress('auto' if progress else 'none')
-    fitted = fit(recipe, folder, overwrite, shown)
+    fitted = fit(recipe, folder, overwrite, shown, resume, last_good)
+    if not fitted: return None
     metrics = evaluate(fitted.predictions)
-    metrics.to_csv(fitted.folder/'metrics.csv')
+    write_whole(fitted.folder/'metrics.csv', metrics.to_csv())
     for place in bundle_folders(fitted): update_bundle(place, metrics=metrics.value.dropna().round(6).to_dict())
     factors = measure_factors(sample_paths(fitted), shown.counter('Measuring quality factors'))
     baselines = baseline_table(fitted, factors)
-    baselines.to_csv(fitted.folder/'baselines.csv', index_label='rule')
+    write_whole(fitted.folder/'baselines.csv', baselines.to_csv(index_label='rule'))
     shown.say('Explaining mistakes and writing the report')
     galleries = galleries_of(fitted, add_shown(fitted, factors, n_gallery), n_gallery)
     infos = tuple(bundle.info for bundle in fitted.bundles)

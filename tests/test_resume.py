@@ -1,0 +1,145 @@
+"A run that is killed, at any moment, ends as if nothing had happened: real processes, ended with SIGKILL."
+from pathlib import Path
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from fundus_nbdev.data.synth import make_set
+from pages import ROOT
+
+pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+SAME = ['split.csv', 'history.csv', 'batches.csv', 'predictions.csv', 'bundle/weights.safetensors']
+# Run in a process that has imported everything but computed nothing, and forks a child for each life of the run.
+CHILD = '''
+import json, os, signal, sys, warnings
+warnings.filterwarnings('ignore')
+import fundus_nbdev.data.files as files
+from fastai.callback.core import Callback
+from fundus_nbdev.training import callbacks, checkpoint, fit as fit_page
+from fundus_nbdev.training.fit import Progress, fit, unfinished_recipe
+from fundus_nbdev.training.recipe import read_recipe
+
+count = dict(batch=0, write=0, half=0, renamed=0)
+def passes(event, kind, at): # the process dies here, at the `at`-th event of its kind
+    count[event] += 1
+    if event == kind and count[event] == at: os.kill(os.getpid(), signal.SIGKILL)
+
+def arm(kind, at):
+    class KillCB(Callback):
+        order = 20
+        def after_backward(self): passes('batch', kind, at)
+    class Killing(Progress):
+        def callbacks(self): return [*super().callbacks(), KillCB()]
+    replace, sync = os.replace, files._sync
+    def half(path):
+        if kind == 'half' and path.is_file() and count['half'] + 1 == at: os.truncate(path, path.stat().st_size // 2) # what a power cut leaves
+        passes('half', kind, at)
+        sync(path)
+    def named(new, old):
+        passes('write', kind, at)
+        replace(new, old)
+        passes('renamed', kind, at)
+    files._sync, files.os.replace = half, named
+    return Killing()
+
+for line in sys.stdin:
+    folder, recipe, kind, at = json.loads(line)
+    child = os.fork()
+    if not child:
+        resume = os.path.exists(os.path.join(folder, 'recipe.toml'))
+        done = fit(unfinished_recipe(folder) if resume else read_recipe(recipe), folder, progress=arm(kind, at), resume=resume)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+'''
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('killed')
+    photos = make_set(folder/'photos', n_patients=10, size=80)
+    (folder/'recipe.toml').write_text(f"""
+name = "small"
+[data]
+source = "{photos}"
+size = 32
+test = 0.25
+valid = 0.25
+[model]
+depth = 10
+width = 4
+dropout = 0.2
+[training]
+epochs = 3
+bs = 4
+ema = 0.9
+keep = "best"
+monitor = "accuracy"
+patience = 50
+mixup = 0.4
+cutmix = 1.0
+cutout = 0.2
+accumulate = 2
+clip = 1.0
+checkpoint = 0.0
+log = ["csv"]
+log_every = 1
+""")
+    return folder
+
+
+@pytest.fixture(scope='module')
+def live(place): # live(folder, kind, at): the exit code of one life of the run
+    import json
+    env = os.environ | {'FUNDUS_CACHE': str(place/'cache'), 'OMP_NUM_THREADS': '1'}
+    with subprocess.Popen([sys.executable, '-c', CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=place) as parent:
+        def call(folder, kind='', at=0):
+            parent.stdin.write(json.dumps([str(folder), str(place/'recipe.toml'), kind, at]) + '\n')
+            parent.stdin.flush()
+            return int(parent.stdout.readline())
+        yield call
+        parent.stdin.close()
+
+
+@pytest.fixture(scope='module')
+def undisturbed(place, live):
+    assert live(place/'undisturbed') == 0
+    return place/'undisturbed'
+
+
+def assert_same(folder, undisturbed):
+    for name in SAME: assert (folder/name).read_bytes() == (undisturbed/name).read_bytes(), name
+
+
+def test_two_undisturbed_runs_are_the_same(place, live, undisturbed):
+    assert live(place/'twice') == 0
+    assert_same(place/'twice', undisturbed)
+
+
+POINTS = [(kind, random.Random(f'{kind} {i}').randint(1, most)) for kind, most in (('batch', 12), ('write', 25), ('half', 40), ('renamed', 25)) for i in range(4)]
+
+
+@pytest.mark.parametrize('kind, at', POINTS)
+def test_killed_once(place, live, undisturbed, kind, at):
+    folder = place/f'{kind}-{at}'
+    assert live(folder, kind, at) in (-signal.SIGKILL, 0) # 0: the run has fewer such events
+    assert live(folder) == 0
+    assert_same(folder, undisturbed)
+
+
+def test_the_points_are_reached(place, live):
+    killed = [live(place/f'reached-{kind}', kind, 3) for kind in ('batch', 'write', 'half', 'renamed')]
+    assert killed == [-signal.SIGKILL] * 4
+
+
+def test_killed_again_and_again(place, live, undisturbed):
+    folder, chance, lives = place/'often', random.Random(0), 0
+    while live(folder, 'batch', chance.randint(1, 3)) != 0:
+        lives += 1
+        assert lives < 100
+    assert lives >= 4
+    assert_same(folder, undisturbed)
