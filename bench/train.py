@@ -23,7 +23,7 @@ import tempfile
 import time
 import warnings
 
-JOBS = {'eyeq': dict(size=448, bs=16, epochs=3, stem='imagenet', n=None), 'cifar': dict(size=32, bs=64, epochs=3, stem='cifar', n=2000)}
+JOBS = {'eyeq': dict(size=448, bs=16, epochs=2, stem='imagenet', n=None), 'cifar': dict(size=32, bs=64, epochs=2, stem='cifar', n=1000)}
 REPEATS = 3
 
 

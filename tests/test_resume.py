@@ -1,16 +1,14 @@
 "A run that is killed, at any moment, ends as if nothing had happened: real processes, ended with SIGKILL."
-from pathlib import Path
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 
-import pandas as pd
 import pytest
 
 from fundus_nbdev.data.synth import make_set
-from pages import ROOT
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 SAME = ['split.csv', 'history.csv', 'batches.csv', 'predictions.csv', 'bundle/weights.safetensors']
@@ -28,6 +26,7 @@ count = dict(batch=0, write=0, half=0, renamed=0)
 def passes(event, kind, at): # the process dies here, at the `at`-th event of its kind
     count[event] += 1
     if event == kind and count[event] == at: os.kill(os.getpid(), signal.SIGKILL)
+    if kind == 'ctrl-c' and event == 'batch' and count[event] == at: os.kill(os.getpid(), signal.SIGINT)
 
 def arm(kind, at):
     class KillCB(Callback):
@@ -52,7 +51,8 @@ for line in sys.stdin:
     child = os.fork()
     if not child:
         resume = os.path.exists(os.path.join(folder, 'recipe.toml'))
-        done = fit(unfinished_recipe(folder) if resume else read_recipe(recipe), folder, progress=arm(kind, at), resume=resume)
+        try: fit(unfinished_recipe(folder) if resume else read_recipe(recipe), folder, progress=arm(kind, at), resume=resume)
+        except checkpoint.Stopped as stop: os._exit(130 if f'--resume {folder}' in str(stop) else 1)
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 '''
@@ -143,3 +143,36 @@ def test_killed_again_and_again(place, live, undisturbed):
         assert lives < 100
     assert lives >= 4
     assert_same(folder, undisturbed)
+
+
+@pytest.mark.parametrize('at', [1, 4, 6])
+def test_ctrl_c_saves_and_says_how_to_go_on(place, live, undisturbed, at):
+    folder = place/f'ctrl-c-{at}'
+    assert live(folder, 'ctrl-c', at) == 130
+    assert list((folder/'checkpoints').glob('*.json'))
+    assert live(folder) == 0
+    assert_same(folder, undisturbed)
+
+
+def test_disk_full(place, live): # a limit on the size of files stands in for a full disk
+    script = f"import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\nsys.argv = ['fundus', 'run', '{place/'recipe.toml'}', '--out', 'full']\nfrom fundus_nbdev import cli\ncli.main()"
+    env = os.environ | {'FUNDUS_CACHE': str(place/'cache'), 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], capture_output=True, text=True, cwd=place, env=env)
+    assert done.returncode == 1
+    assert re.search(r'fundus: \S+\.safetensors could not be written: .*Go on: fundus run --resume full', done.stderr), done.stderr
+    assert 'Traceback' not in done.stderr
+    assert live(place/'full') == 0
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_offered(place, live, undisturbed, monkeypatch):
+    from fundus_nbdev.training.checkpoint import CheckpointError, checkpoints
+    from fundus_nbdev.training.fit import fit, unfinished_recipe
+    folder = place/'damaged'
+    assert live(folder, 'batch', 7) == -signal.SIGKILL
+    newest, older = checkpoints(folder/'checkpoints')[:2]
+    weights = newest.with_suffix('.safetensors')
+    weights.write_bytes(weights.read_bytes()[:-1] + b'x')
+    monkeypatch.setenv('FUNDUS_CACHE', str(place/'cache'))
+    with pytest.raises(CheckpointError, match=f'{newest.name}.* is damaged.*{older.name}.*--last-good'): fit(unfinished_recipe(folder), folder, resume=True)
+    fit(unfinished_recipe(folder), folder, resume=True, last_good=True)
+    if os.environ.get('OMP_NUM_THREADS') == '1': assert_same(folder, undisturbed) # another number of threads may round differently

@@ -6,8 +6,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/3_training/distributed.html.md
 
 # %% auto #0
 __all__ = ['DistributedError', 'main_process', 'threads_each', 'check_processes', 'start_processes', 'end_processes', 'all_sum',
-           'all_mean', 'any_process', 'same_everywhere', 'main_first', 'passed_through', 'ShardedDL', 'interleave',
-           'gather_rows', 'GlobalBatchCB', 'norm_layers', 'kept', 'quiet', 'together']
+           'all_mean', 'any_process', 'same_everywhere', 'main_first', 'passed_through', 'check_parts', 'shard',
+           'interleave', 'gather_rows', 'GlobalBatchCB', 'norm_layers', 'kept', 'quiet', 'together']
 
 # %% ../../nbs/3_training/09_distributed.ipynb #f5aeb3fe
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ import warnings
 
 import torch
 import torch.distributed
+from fastai.data.core import TfmdDL
 from fastai.learner import Learner
 from fastai.torch_core import num_distrib, rank_distrib, to_detach
 from torch import Tensor, nn
@@ -26,10 +27,6 @@ from torch import Tensor, nn
 from ..data.block import PixelLoader
 from .checkpoint import CheckpointCB
 from .onecycle import RestoringCB
-
-# %% ../../nbs/3_training/09_distributed.ipynb #23902d70
-try: from fastai.distributed import DistributedDL
-except (ImportError, NameError): DistributedDL = object # without accelerate; `start_processes` says what to install
 
 # %% ../../nbs/3_training/09_distributed.ipynb #94da33c9
 class DistributedError(ValueError):
@@ -127,28 +124,34 @@ def passed_through(
     return property(lambda self: getattr(self.dl, name), lambda self, value: setattr(self.dl, name, value))
 
 # %% ../../nbs/3_training/09_distributed.ipynb #7ed38926
-class ShardedDL(DistributedDL):
-    "fastai's `DistributedDL` that reads this process's part of every batch of a `PixelLoader`."
-    round, first = passed_through('round'), passed_through('first') # set when a training is resumed
+def check_parts(
+    dl:PixelLoader, # of whole batches
+    processes:int, # that share them
+)->None:
+    "Whether every process gets a photograph of every batch."
+    if not isinstance(dl, PixelLoader): raise DistributedError(f'A loader is a {type(dl).__name__}; several processes can share the batches of a PixelLoader: make the loaders with data.block.dataloaders.')
+    least = dl.n // max(1, len(dl))
+    if dl.n and least < processes: raise DistributedError(f'The smallest batch has {least} photographs for {processes} processes; each needs one. Raise the batch size (--set training.bs={2 * processes}), or start fewer processes (--nproc-per-node).')
 
-    def __init__(self,
-        dl:PixelLoader, # of whole batches
-        rank:int|None=None, # number of this process; None: from the environment
-        world_size:int|None=None, # number of processes; None: from the environment
-    ):
-        if not isinstance(dl, PixelLoader): raise DistributedError(f'A loader is a {type(dl).__name__}; several processes can share the batches of a PixelLoader: make the loaders with data.block.dataloaders.')
-        super().__init__(dl, rank, world_size)
-        least = dl.n // max(1, len(dl))
-        if dl.n and least < self.world_size: raise DistributedError(f'The smallest batch has {least} photographs for {self.world_size} processes; each needs one. Raise the batch size (--set training.bs={2 * self.world_size}), or start fewer processes (--nproc-per-node).')
-
-    def __len__(self): return len(self.dl)
-    def get_idxs(self): return self.dl.get_idxs()
-    def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather=False) # `GlobalBatchCB` has gathered
-
-    def create_batches(self, samps):
-        whole, self.dl.part = self.dl.part, (self.rank, self.world_size)
-        try: yield from self.dl.create_batches(samps)
-        finally: self.dl.part = whole
+# %% ../../nbs/3_training/09_distributed.ipynb #caca750e
+def shard(
+    dl:PixelLoader, # of whole batches
+    rank:int|None=None, # number of this process; None: from the environment
+    processes:int|None=None, # that share the batches; None: from the environment
+)->TfmdDL: # gives this process's part of every batch
+    "fastai's `DistributedDL`, reading parts of a `PixelLoader`'s batches."
+    from fastai.distributed import DistributedDL
+    class ShardedDL(DistributedDL):
+        round, first = passed_through('round'), passed_through('first') # set when a training is resumed
+        def __len__(self): return len(self.dl)
+        def get_idxs(self): return self.dl.get_idxs()
+        def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather=False) # `GlobalBatchCB` has gathered
+        def create_batches(self, samps):
+            whole, self.dl.part = self.dl.part, (self.rank, self.world_size)
+            try: yield from self.dl.create_batches(samps)
+            finally: self.dl.part = whole
+    check_parts(dl, num_distrib() if processes is None else processes)
+    return ShardedDL(dl, rank, processes)
 
 # %% ../../nbs/3_training/09_distributed.ipynb #4d7c22c6
 def interleave(
@@ -160,15 +163,14 @@ def interleave(
 
 # %% ../../nbs/3_training/09_distributed.ipynb #0d9beaa4
 def gather_rows(
-    part:Tensor, # rows rank::world_size of a batch, (n,…)
+    part:Tensor, # this process's rows of a batch: rank, rank+W, rank+2W, …; (n,…)
 )->Tensor: # all rows, in order
     "A whole batch out of the parts of all processes."
     if not torch.distributed.is_initialized(): return part
-    world_size = torch.distributed.get_world_size()
-    total = int(all_sum(torch.tensor(len(part))))
-    filled = part.new_zeros(-(-total // world_size), *part.shape[1:]).as_subclass(Tensor)
+    processes, total = torch.distributed.get_world_size(), int(all_sum(torch.tensor(len(part))))
+    filled = part.new_zeros(-(-total // processes), *part.shape[1:]).as_subclass(Tensor)
     filled[:len(part)] = part
-    parts = [torch.empty_like(filled) for _ in range(world_size)]
+    parts = [torch.empty_like(filled) for _ in range(processes)]
     torch.distributed.all_gather(parts, filled)
     return interleave(parts, total).as_subclass(type(part))
 
@@ -250,7 +252,7 @@ def together(
         yield learner
         return
     start_processes()
-    on_gpu = torch.device(learner.dls.device).type == 'cuda'
+    on_gpu, loaders = torch.device(learner.dls.device).type == 'cuda', [shard(dl) for dl in learner.dls.loaders]
     with quiet(), kept(learner), learner.distrib_ctx(cpu=not on_gpu, sync_bn=on_gpu), learner.added_cbs([GlobalBatchCB()]):
-        learner.dls.loaders = [ShardedDL(dl) for dl in learner.dls.loaders]
+        learner.dls.loaders = loaders
         yield learner
