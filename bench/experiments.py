@@ -4,7 +4,7 @@
     python bench/experiments.py drimdb --data FOLDER --seeds 0 1 2 3 4
 
 Each seed is a `fundus run` of its own in runs/<recipe>-s<seed>; a seed whose run is finished is not run again,
-unless the recipe has changed since.
+unless the recipe has changed since, and one whose run was ended goes on.
 The figures go to bench/results/<recipe>.csv: one row for each seed and rule, shown by nbs/experiments/."""
 from argparse import ArgumentParser
 from pathlib import Path
@@ -23,7 +23,9 @@ def run_seed(recipe, seed, data, folds):
     "The run folder of a seed, made if it is not there."
     folder = Path('runs')/f'{recipe}-s{seed}'
     wanted = override(find_recipe(recipe), {'data.source': str(Path(data).absolute()), 'seed': seed, 'data.folds': folds})
-    if not (folder/'report.html').exists() or read_recipe(folder/'recipe.toml') != wanted:
+    begun = (folder/'recipe.toml').exists() and read_recipe(folder/'recipe.toml') == wanted
+    if begun and not (folder/'report.html').exists(): subprocess.run(['fundus', 'run', '--resume', str(folder)], check=True)
+    if not begun:
         command = ['fundus', 'run', recipe, '--data', data, '--seed', str(seed), '--out', str(folder), '--overwrite']
         subprocess.run(command + (['--folds', str(folds)] if folds else []), check=True)
     return folder

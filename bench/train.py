@@ -11,7 +11,6 @@ repeats are interleaved. Photographs, network (ResNet-18), batch size, augmentat
 
 Written to bench/results/train.json, with the spread. The time of a training batch counts from the second epoch on; validation does not count.
 The last part trains on 200, 2,000 and 20,000 photographs of 64 px, to see whether a photograph costs the same."""
-from functools import partial
 from pathlib import Path
 from statistics import median
 import json
@@ -23,8 +22,7 @@ import tempfile
 import time
 import warnings
 
-JOBS = {'eyeq': dict(size=448, bs=16, epochs=2, stem='imagenet', n=None), 'cifar': dict(size=32, bs=64, epochs=2, stem='cifar', n=1000)}
-REPEATS = 3
+JOBS = {'eyeq': dict(size=448, bs=16, epochs=2, stem='imagenet', n=None, repeats=3), 'cifar': dict(size=32, bs=64, epochs=2, stem='cifar', n=1000, repeats=5)}
 
 
 def photo_table(job, data, n): # photo table with `split`: all but 16 are trained on
@@ -56,22 +54,25 @@ def network(job, n_classes):
 
 class Clock:
     "When each training epoch began and ended, and when the first batch was there."
-    def __init__(self): self.start, self.first, self.epochs = time.perf_counter(), None, []
+    def __init__(self, only_first=False): self.start, self.first, self.epochs, self.only_first = time.perf_counter(), None, [], only_first
     def batch(self): self.first = self.first or time.perf_counter() - self.start
     def begin(self): self.epochs.append([time.perf_counter()])
     def end(self): self.epochs[-1].append(time.perf_counter())
     def result(self, n):
+        if self.only_first: return dict(first_batch_s=self.first)
         later = [end - begin for begin, end in self.epochs[1:]]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 # MB; workers come on top
-        return dict(photographs_per_second=n * len(later) / sum(later), first_batch_s=self.first, peak_mb=peak, worker_peak_mb=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 # MB; worker processes come on top
+        return dict(photographs_per_second=n * len(later) / sum(later), first_batch_s=self.first, peak_mb=peak)
 
 
 def clock_callback(clock):
-    from fastai.callback.core import Callback
+    from fastai.callback.core import Callback, CancelFitException
     class ClockCB(Callback):
         order, run_valid = -50, False # before anything else is done with a batch
         def before_train(self): clock.begin()
-        def before_batch(self): clock.batch()
+        def before_batch(self):
+            clock.batch()
+            if clock.only_first: raise CancelFitException()
         def after_train(self): clock.end()
     return ClockCB()
 
@@ -138,11 +139,11 @@ def by_pytorch(job, table, clock):
 CONTENDERS = {'library': by_library, 'fastai': by_fastai, 'pytorch': by_pytorch}
 
 
-def measure(name, job, data): # prints one line of JSON
+def measure(name, job, data, what=''): # prints one line of JSON
     "One measurement, in this process."
     table = photo_table(job, Path(data), JOBS[job]['n'])
     import fastai.vision.all, fundus_nbdev.training.learner # imports are not measured
-    clock = Clock()
+    clock = Clock(what == 'first')
     CONTENDERS[name](job, table, clock)
     print(json.dumps(clock.result(int((table.split == 'train').sum()))))
 
@@ -178,7 +179,7 @@ def call(*words, **environment): # dict
     "A measurement in a process of its own."
     done = subprocess.run([sys.executable, '-W', 'ignore', __file__, *map(str, words)], capture_output=True, text=True, env=os.environ | environment)
     if done.returncode: sys.exit(f'{" ".join(map(str, words))}\n{done.stderr}')
-    print(*words[:3], done.stdout.strip(), flush=True)
+    print(*words, done.stdout.strip(), flush=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -198,17 +199,17 @@ def summary(runs): # dict
 def main(data):
     from fundus_nbdev.models.bundle import versions
     from fundus_nbdev.training.format import choose_format
-    result = dict(cores=os.cpu_count(), repeats=REPEATS, network='ResNet-18', jobs=JOBS, format=str(choose_format('cpu')), versions=versions())
+    result = dict(cores=os.cpu_count(), network='ResNet-18', jobs=JOBS, format=str(choose_format('cpu')), versions=versions())
     with tempfile.TemporaryDirectory() as scratch:
         write_cifar(data, Path(scratch)/'cifar', JOBS['cifar']['n'])
         for job, place in (('eyeq', data), ('cifar', Path(scratch)/'cifar')):
             runs = {name: [] for name in CONTENDERS}
-            for repeat in range(REPEATS):
+            for repeat in range(JOBS[job]['repeats']):
                 cold, warm = Path(scratch)/f'cold-{job}-{repeat}', Path(scratch)/'warm'
                 for name in CONTENDERS: runs[name].append(call(name, job, place, FUNDUS_CACHE=str(cold if name == 'library' else warm)))
-                runs['library'][-1]['first_batch_again_s'] = call('library', job, place, FUNDUS_CACHE=str(cold))['first_batch_s']
+                runs['library'][-1]['first_batch_again_s'] = call('library', job, place, 'first', FUNDUS_CACHE=str(cold))['first_batch_s']
             result[job] = summary(runs)
-        result['size'] = [call('--size', n, scratch) for _ in range(REPEATS) for n in (200, 2000, 20000)]
+        result['size'] = [call('--size', n, scratch) for _ in range(3) for n in (200, 2000, 20000)]
     file = Path(__file__).parent/'results'/'train.json'
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(result, indent=2) + '\n')

@@ -30,8 +30,8 @@ def run(
 ): # writes a run folder
     "Train on photographs, evaluate, explain the mistakes, and write a report. Without a recipe: the embedded synthetic set."
     from fundus_nbdev.training.recipe import find_recipe, override
-    asked = [recipe, data, folds, seed, epochs, size, changes, out, overwrite]
-    if resume and any(value not in (None, '', False, []) for value in asked): raise typer.BadParameter('it goes on with the recipe in the folder: give no recipe and no other option.', param_hint='--resume')
+    asked = [value is not None for value in (data, folds, seed, epochs, size, out)] + [bool(recipe), bool(changes), overwrite]
+    if resume and any(asked): raise typer.BadParameter('it goes on with the recipe in the folder: give no recipe and no other option.', param_hint='--resume')
     if last_good and not resume: raise typer.BadParameter('it belongs to --resume.', param_hint='--last-good')
     if resume: return go_on(resume, last_good)
     if data: data = str(Path(data).expanduser().absolute()) # so that the saved recipe works from any folder
@@ -44,7 +44,7 @@ def run(
 def go_on(folder, last_good): # writes into the run folder
     "Take up a run that was ended before its end."
     warnings.filterwarnings('ignore', category=FutureWarning)
-    from fundus_nbdev.training.fit import unfinished_recipe
+    from fundus_nbdev.training.folder import unfinished_recipe
     follow(unfinished_recipe(folder), folder=folder, resume=True, last_good=last_good)
 
 
@@ -53,8 +53,11 @@ def follow(recipe, **options): # writes a run folder
     warnings.filterwarnings('ignore', category=FutureWarning) # torch warns of its own jit when it is imported
     from fundus_nbdev.training.distributed import end_processes, start_processes
     from fundus_nbdev.use.run import run as run_recipe # takes seconds, so only now that the recipe is right
-    start_processes()
+    main = start_processes()
     try: done = run_recipe(recipe, progress=True, **options)
+    except KeyboardInterrupt as stop:
+        if main and not str(stop): print('Stopped.', file=sys.stderr) # else the run has said where it is saved
+        raise typer.Exit(130) from stop # as shells expect of a program that Ctrl-C ended
     finally: end_processes()
     if done: print(f'Report: {done.folder/"report.html"}') # only one of several processes has it
 
@@ -69,9 +72,6 @@ def recipes(): # prints a table
 def main(): # the command `fundus`
     "Run the command line; an error that the user can mend is printed without a traceback."
     try: app()
-    except KeyboardInterrupt as stop:
-        print(str(stop) or 'Stopped.', file=sys.stderr)
-        sys.exit(130) # as shells expect of a program that Ctrl-C ended
     except (ValueError, OSError) as error:
         if type(error).__module__.split('.')[0] != 'fundus_nbdev': raise
         sys.exit(f'fundus: {error}')

@@ -167,6 +167,40 @@ def test_a_run_folder_is_only_replaced_when_asked(first, fundus, here, photos):
     assert (first[0]/'report.html').is_file()
 
 
+def test_resume_of_a_finished_run_only_writes_the_report_again(first, fundus, here):
+    copy = here/'copy'
+    shutil.copytree(first[0], copy)
+    (copy/'report.html').unlink()
+    weights = (copy/'bundle'/'weights.safetensors').read_bytes()
+    code, text = fundus('run', '--resume', copy)
+    assert code == 0 and folder_of(text, here) == copy, text
+    assert (copy/'report.html').stat().st_size > 50_000
+    assert (copy/'bundle'/'weights.safetensors').read_bytes() == weights
+    for name in ('predictions.csv', 'history.csv', 'metrics.csv'): assert (copy/name).read_bytes() == (first[0]/name).read_bytes()
+
+
+@pytest.mark.parametrize('words, said', [(['drimdb', '--resume', 'x'], 'no other option'), (['--resume', 'x', '--seed', '1'], 'no other option'), (['--last-good'], 'belongs to --resume')])
+def test_resume_stands_alone(fundus, here, words, said):
+    code, text = fundus('run', *words)
+    assert code == 2 and said in re.sub(r'[\s│]+', ' ', text)
+
+
+def test_resume_needs_a_run(fundus, here):
+    code, text = fundus('run', '--resume', here)
+    assert code == 1 and 'is no run: recipe.toml is missing' in text
+
+
+def test_photographs_that_changed_are_not_trained_on(first, fundus, here, photos):
+    copy = here/'changed'
+    shutil.copytree(first[0], copy)
+    shutil.rmtree(copy/'bundle')
+    split = (copy/'split.csv').read_text().replace('train', 'valid', 1)
+    (copy/'split.csv').write_text(split)
+    code, text = fundus('run', '--resume', copy)
+    assert code == 1 and 'split.csv lists other photographs' in text
+    assert (copy/'split.csv').read_text() == split
+
+
 def test_folds(fundus, here, photos):
     code, text = fundus('run', '--data', photos, '--folds', '3', '--out', 'folds', *SMALL)
     assert code == 0, text

@@ -264,5 +264,20 @@ def test_too_few_photographs_for_the_processes(results):
     first, second, alone = (r['small'] for r in results)
     assert first == second and 'smallest batch has 1 photographs for 2 processes' in first and alone == 'trained'
 
+@pytest.mark.slow
+def test_fundus_run_on_two_processes(tmp_path):
+    from fundus_nbdev.data.synth import make_set
+    recipe = f"""name = 'small'\n[data]\nsource = '{make_set(tmp_path/'photos', n_patients=10, size=80)}'\nsize = 32\ntest = 0.25\nvalid = 0.25\naugment = 'none'\n
+[model]\ndepth = 10\nwidth = 4\nnorm = 'layer'\n[training]\nepochs = 2\nbs = 6\nformat = 'fp32'\n"""
+    (tmp_path/'recipe.toml').write_text(recipe)
+    env = os.environ | {'FUNDUS_CACHE': str(tmp_path/'cache'), 'OMP_NUM_THREADS': '1'}
+    words = ['-m', 'fundus_nbdev.cli', 'run', str(tmp_path/'recipe.toml'), '--out']
+    for start, out in ((['-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone'], 'two'), ([], 'one')):
+        done = subprocess.run([sys.executable, '-W', 'ignore', *start, *words, out], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count('Report: ') == 1 # one writer
+    one, two = (pd.read_csv(tmp_path/out/'history.csv') for out in ('one', 'two'))
+    assert list(one) == list(two) and np.abs(one - two).max().max() < 1e-5
+    assert (tmp_path/'two'/'report.html').stat().st_size > 50_000
 
 if __name__ == '__main__': work(Path(sys.argv[1]))

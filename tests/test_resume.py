@@ -18,8 +18,9 @@ import json, os, signal, sys, warnings
 warnings.filterwarnings('ignore')
 import fundus_nbdev.data.files as files
 from fastai.callback.core import Callback
-from fundus_nbdev.training import callbacks, checkpoint, fit as fit_page
-from fundus_nbdev.training.fit import Progress, fit, unfinished_recipe
+from fundus_nbdev.training import checkpoint
+from fundus_nbdev.training.fit import fit
+from fundus_nbdev.training.folder import Progress, unfinished_recipe
 from fundus_nbdev.training.recipe import read_recipe
 
 count = dict(batch=0, write=0, half=0, renamed=0)
@@ -62,13 +63,14 @@ for line in sys.stdin:
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp('killed')
     photos = make_set(folder/'photos', n_patients=10, size=80)
-    (folder/'recipe.toml').write_text(f"""
+    recipe = f"""
 name = "small"
 [data]
 source = "{photos}"
 size = 32
 test = 0.25
 valid = 0.25
+order = "balanced"
 [model]
 depth = 10
 width = 4
@@ -76,6 +78,8 @@ dropout = 0.2
 [training]
 epochs = 3
 bs = 4
+label_smoothing = 0.1
+focal = 1.0
 ema = 0.9
 keep = "best"
 monitor = "accuracy"
@@ -88,17 +92,19 @@ clip = 1.0
 checkpoint = 0.0
 log = ["csv"]
 log_every = 1
-""")
+"""
+    (folder/'recipe.toml').write_text(recipe)
+    (folder/'folds.toml').write_text(recipe.replace('test = 0.25', 'folds = 3'))
     return folder
 
 
 @pytest.fixture(scope='module')
-def live(place): # live(folder, kind, at): the exit code of one life of the run
+def live(place): # live(folder, kind, at, recipe): the exit code of one life of the run
     import json
     env = os.environ | {'FUNDUS_CACHE': str(place/'cache'), 'OMP_NUM_THREADS': '1'}
     with subprocess.Popen([sys.executable, '-c', CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=place) as parent:
-        def call(folder, kind='', at=0):
-            parent.stdin.write(json.dumps([str(folder), str(place/'recipe.toml'), kind, at]) + '\n')
+        def call(folder, kind='', at=0, recipe='recipe.toml'):
+            parent.stdin.write(json.dumps([str(folder), str(place/recipe), kind, at]) + '\n')
             parent.stdin.flush()
             return int(parent.stdout.readline())
         yield call
@@ -111,8 +117,8 @@ def undisturbed(place, live):
     return place/'undisturbed'
 
 
-def assert_same(folder, undisturbed):
-    for name in SAME: assert (folder/name).read_bytes() == (undisturbed/name).read_bytes(), name
+def assert_same(folder, undisturbed, names=SAME):
+    for name in names: assert (folder/name).read_bytes() == (undisturbed/name).read_bytes(), name
 
 
 def test_two_undisturbed_runs_are_the_same(place, live, undisturbed):
@@ -120,13 +126,15 @@ def test_two_undisturbed_runs_are_the_same(place, live, undisturbed):
     assert_same(place/'twice', undisturbed)
 
 
-POINTS = [(kind, random.Random(f'{kind} {i}').randint(1, most)) for kind, most in (('batch', 12), ('write', 25), ('half', 40), ('renamed', 25)) for i in range(4)]
+POINTS = [(kind, at) for kind, most, n in (('batch', 12, 4), ('write', 25, 3), ('half', 40, 4), ('renamed', 25, 3)) for at in random.Random(kind).sample(range(1, most + 1), n)]
+ENDS = {} # of the killed lives: point → exit code
 
 
 @pytest.mark.parametrize('kind, at', POINTS)
 def test_killed_once(place, live, undisturbed, kind, at):
     folder = place/f'{kind}-{at}'
-    assert live(folder, kind, at) in (-signal.SIGKILL, 0) # 0: the run has fewer such events
+    ENDS[kind, at] = live(folder, kind, at)
+    assert ENDS[kind, at] in (-signal.SIGKILL, 0) # 0: the run has fewer such events
     assert live(folder) == 0
     assert_same(folder, undisturbed)
 
@@ -143,6 +151,17 @@ def test_killed_again_and_again(place, live, undisturbed):
         assert lives < 100
     assert lives >= 4
     assert_same(folder, undisturbed)
+
+
+def test_killed_in_the_second_fold(place, live):
+    whole, folder = place/'folds-undisturbed', place/'folds'
+    assert live(whole, recipe='folds.toml') == 0
+    batches = len((whole/'fold0'/'batches.csv').read_text().splitlines()) - 1
+    assert live(folder, 'batch', batches + 3, recipe='folds.toml') == -signal.SIGKILL
+    assert [(folder/f'fold{k}').exists() for k in range(3)] == [True, True, False] and (folder/'fold0'/'bundle').exists() and not (folder/'fold1'/'bundle').exists()
+    assert list((folder/'fold1'/'checkpoints').glob('*.json'))
+    assert live(folder, recipe='folds.toml') == 0
+    assert_same(folder, whole, ['split.csv', 'history.csv', 'predictions.csv', *(f'fold{k}/{name}' for k in range(3) for name in SAME)])
 
 
 @pytest.mark.parametrize('at', [1, 4, 6])
@@ -166,7 +185,8 @@ def test_disk_full(place, live): # a limit on the size of files stands in for a 
 
 def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_offered(place, live, undisturbed, monkeypatch):
     from fundus_nbdev.training.checkpoint import CheckpointError, checkpoints
-    from fundus_nbdev.training.fit import fit, unfinished_recipe
+    from fundus_nbdev.training.fit import fit
+    from fundus_nbdev.training.folder import unfinished_recipe
     folder = place/'damaged'
     assert live(folder, 'batch', 7) == -signal.SIGKILL
     newest, older = checkpoints(folder/'checkpoints')[:2]
@@ -176,3 +196,8 @@ def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_offered(place, li
     with pytest.raises(CheckpointError, match=f'{newest.name}.* is damaged.*{older.name}.*--last-good'): fit(unfinished_recipe(folder), folder, resume=True)
     fit(unfinished_recipe(folder), folder, resume=True, last_good=True)
     if os.environ.get('OMP_NUM_THREADS') == '1': assert_same(folder, undisturbed) # another number of threads may round differently
+
+
+def test_most_kill_points_killed(): # stands last: it counts what `test_killed_once` met
+    if len(ENDS) < len(POINTS): pytest.skip('not all kill points were run')
+    assert list(ENDS.values()).count(-signal.SIGKILL) >= 10, ENDS

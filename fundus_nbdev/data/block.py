@@ -155,6 +155,7 @@ class PixelLoader(TfmdDL):
         return self.draw(np.random.default_rng([self.seed, self.round]))
 
     def create_batches(self, samps):
+        if not self.n: return # an empty part has no batches
         rank, processes = self.part
         first, epoch, self.first = self.first, self.round, 0
         positions = np.asarray(self.dataset.items)[np.fromiter(islice(samps, self.n), int)]

@@ -38,7 +38,7 @@ def guard_disk(
 # %% ../../nbs/1_data/00_files.ipynb #ffd44a15
 def _sync(path:Path)->None:
     "Wait until a file or a folder is on the disk."
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR) # Windows syncs only what is open for writing
     try: os.fsync(handle)
     finally: os.close(handle)
 

@@ -109,7 +109,7 @@ def training_callbacks(
     if training.accumulate > 1: chosen.append(AccumulateCB(training.accumulate))
     if training.clip: chosen.append(GradientClip(training.clip))
     if training.ema: chosen.append(EMACB(training.ema))
-    if training.keep == 'best': chosen.append(BestCB(training.monitor, say=say))
+    if recipe.data.valid: chosen.append(BestCB(training.monitor, say=say, load=training.keep == 'best')) # also where the last weights are kept: every checkpoint has both
     if training.patience: chosen.append(StopEarlyCB(training.monitor, training.patience, say=say))
     return chosen
 

@@ -143,6 +143,7 @@ def make_recipe(
     if recipe.data.test + recipe.data.valid >= .95: raise RecipeError(f'data.test + data.valid = {recipe.data.test + recipe.data.valid:g}: nothing is left to train on. Expected less than 0.95.')
     if not recipe.data.folds and not recipe.data.test: raise RecipeError('data.test = 0: nothing is left to judge the network on. Expected more than 0, or folds.')
     if not re.fullmatch(r'\w[\w.-]*', recipe.name): raise RecipeError(f'name = {recipe.name!r}: it names a folder in runs/. Expected letters, digits, dots, dashes and underscores, a letter first.')
+    if not recipe.data.valid and (recipe.training.keep == 'best' or recipe.training.patience or recipe.training.schedule == 'plateau'): raise RecipeError('data.valid = 0: there is nothing to watch for training.keep = "best", training.patience or training.schedule = "plateau". Expected a share, such as 0.15.')
     if recipe.training.lr_lowest > recipe.training.lr: raise RecipeError(f'training.lr_lowest = {recipe.training.lr_lowest:g}: expected no more than training.lr = {recipe.training.lr:g}.')
     if recipe.data.folds in (1, 2): raise RecipeError(f'data.folds = {recipe.data.folds}: expected 0 (one split) or at least 3.')
     return recipe

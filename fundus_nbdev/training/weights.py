@@ -180,9 +180,19 @@ def validated_weights(
 
 # %% ../../nbs/3_training/07_weights.ipynb #440c7459
 class BestCB(TrackCB):
-    "Keep the weights of the best epoch, by any loss or metric; changes the network's weights at the end of the fit."
+    "Keep the weights of the best epoch, by any loss or metric; changes the network's weights at the end of the fit, unless `load` is False."
     order = 61 # after the recorder and `EMACB`
     weights = best_epoch = None
+
+    def __init__(self,
+        monitor:str='valid_loss', # a loss or metric of the learner's table
+        comp:Callable|None=None, # np.less or np.greater; None: less for losses and errors, else greater
+        min_delta:float=0., # smallest change that counts, 0 or more
+        say:Callable|None=None, # gets one line when the best weights are put in; None: say nothing
+        load:bool=True, # give the network the best weights at the end of the fit; False: it ends with the last ones
+    ):
+        super().__init__(monitor, comp, min_delta, say)
+        self.load = load
 
     def begin(self):
         super().begin()
@@ -194,7 +204,7 @@ class BestCB(TrackCB):
         self.weights, self.best_epoch = copy_weights(validated_weights(self.learn), 'cpu'), self.epoch
 
     def after_fit(self):
-        if self.weights is None or not self.begun: return
+        if self.weights is None or not self.begun or not self.load: return
         get_model(self.learn.model).load_state_dict(self.weights)
         self.say(f'the weights of epoch {self.best_epoch + 1} are kept: {self.monitor} {self.best:.4f}')
         self.weights = None

@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/7_use/run.html.md"""
 
 # %% auto #0
 __all__ = ['BASELINE_METRICS', 'sample_paths', 'shown_kinds', 'add_shown', 'usual_ranges', 'splits_of', 'baseline_table',
-           'galleries_of', 'Run', 'bundle_folders', 'command_of', 'cautions_of', 'run']
+           'galleries_of', 'Run', 'bundle_folders', 'command_of', 'cautions_of', 'judge', 'run']
 
 # %% ../../nbs/7_use/05_run.ipynb #3013142e
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import time
 
 import pandas as pd
 
-from ..data.files import write_whole
+from ..data.files import guard_disk, write_whole
 from ..data.pixels import CROPS
 from ..data.split import load_split
 from ..data.table import classes_of
@@ -26,7 +26,8 @@ from ..insight.baselines import factor_baseline, majority_baseline
 from ..insight.mistakes import Gallery, factor_ranges, make_gallery, measure_factors, select_mistakes
 from ..models.bundle import update_bundle
 from ..models.count import count_parameters
-from ..training.fit import Fit, Progress, fit
+from ..training.fit import Fit, fit
+from ..training.folder import Progress, saying_where
 from ..training.recipe import Recipe
 from .report import ReportData, write_report
 
@@ -152,6 +153,28 @@ def cautions_of(
     return (drawn,) if fitted.recipe.data.source == 'synthetic' else ()
 
 # %% ../../nbs/7_use/05_run.ipynb #6f3f404e
+def judge(
+    fitted:Fit, # a training and its predictions
+    shown:Progress, # shows how far it is
+    start:float, # when the run began, s, of time.perf_counter
+    n_gallery:int=12, # photographs in each gallery
+)->Run:
+    "All that comes after the training: score, look at the mistakes, explain, report (writes files)."
+    metrics = evaluate(fitted.predictions)
+    write_whole(fitted.folder/'metrics.csv', metrics.to_csv())
+    for place in bundle_folders(fitted): update_bundle(place, metrics=metrics.value.dropna().round(6).to_dict())
+    factors = measure_factors(sample_paths(fitted), shown.counter('Measuring quality factors'))
+    baselines = baseline_table(fitted, factors)
+    write_whole(fitted.folder/'baselines.csv', baselines.to_csv(index_label='rule'))
+    shown.say('Explaining mistakes and writing the report')
+    galleries = galleries_of(fitted, add_shown(fitted, factors, n_gallery), n_gallery)
+    infos = tuple(bundle.info for bundle in fitted.bundles)
+    report = write_report(fitted.folder, ReportData(fitted.recipe, fitted.table, fitted.predictions, metrics, fitted.history, infos, galleries, baselines, fitted.unreadable,
+        count_parameters(fitted.bundles[0].model), time.perf_counter() - start, command_of(fitted.recipe, fitted.folder), cautions_of(fitted)))
+    shown.say(f'accuracy {format_interval(*metrics.loc["accuracy"])}, macro AUC {format_interval(*metrics.loc["macro_auc"])}, {time.perf_counter() - start:.0f} s')
+    return Run(fitted, metrics, baselines, report)
+
+# %% ../../nbs/7_use/05_run.ipynb #711a3c3a
 def run(
     recipe:Recipe, # to be followed
     folder:str|Path|None=None, # run folder; None: a new one in runs/
@@ -165,16 +188,4 @@ def run(
     start, shown = time.perf_counter(), Progress('auto' if progress else 'none')
     fitted = fit(recipe, folder, overwrite, shown, resume, last_good)
     if not fitted: return None
-    metrics = evaluate(fitted.predictions)
-    write_whole(fitted.folder/'metrics.csv', metrics.to_csv())
-    for place in bundle_folders(fitted): update_bundle(place, metrics=metrics.value.dropna().round(6).to_dict())
-    factors = measure_factors(sample_paths(fitted), shown.counter('Measuring quality factors'))
-    baselines = baseline_table(fitted, factors)
-    write_whole(fitted.folder/'baselines.csv', baselines.to_csv(index_label='rule'))
-    shown.say('Explaining mistakes and writing the report')
-    galleries = galleries_of(fitted, add_shown(fitted, factors, n_gallery), n_gallery)
-    infos = tuple(bundle.info for bundle in fitted.bundles)
-    report = write_report(fitted.folder, ReportData(recipe, fitted.table, fitted.predictions, metrics, fitted.history, infos, galleries, baselines, fitted.unreadable,
-        count_parameters(fitted.bundles[0].model), time.perf_counter() - start, command_of(recipe, fitted.folder), cautions_of(fitted)))
-    shown.say(f'accuracy {format_interval(*metrics.loc["accuracy"])}, macro AUC {format_interval(*metrics.loc["macro_auc"])}, {time.perf_counter() - start:.0f} s')
-    return Run(fitted, metrics, baselines, report)
+    with saying_where(fitted.folder, shown.say), guard_disk(fitted.folder): return judge(fitted, shown, start, n_gallery)
