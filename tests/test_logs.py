@@ -119,7 +119,7 @@ def wandb_rows(folder):
     def rows(file):
         for record in map(Record.FromString, log_records(file.read_bytes())):
             if record.WhichOneof('record_type') == 'history': yield {'.'.join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
-    return [list(rows(file)) for file in sorted(folder.glob('wandb/offline-run-*/*.wandb'), key=lambda file: file.stat().st_mtime_ns)]
+    return [list(rows(file)) for file in sorted(folder.glob('wandb/offline-run-*/*.wandb'), key=lambda file: file.parent.name)]
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class BundleInfo:
     size:int # side of the square, px
     mean:list[float] # normalisation: mean of red, green, blue, in 0–1
     std:list[float] # normalisation: standard deviation, in 0–1
-    temperature:float = 1. # logits are divided by it before the softmax
+    temperature:float = 1. # the logarithms of an answer's probabilities are divided by it; with one orientation, the logits
     orientations:int = 1 # an answer is the mean over so many orientations of the photograph, 1 to 8
     thresholds:dict = field(default_factory=dict) # decision thresholds, by class
     data:dict = field(default_factory=dict) # summary of the training data
@@ -72,9 +72,9 @@ def save_bundle(
     "Write weights and sidecar into a folder (replaces a bundle that is there)."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_whole(folder/'weights.safetensors', save(weights))
-    _write_info(folder, replace(info, sha256=sha256((folder/'weights.safetensors').read_bytes()).hexdigest()))
+    weights = save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
+    write_whole(folder/'weights.safetensors', weights)
+    _write_info(folder, replace(info, sha256=sha256(weights).hexdigest()))
     return folder
 
 # %% ../../nbs/2_models/06_bundle.ipynb #34589b9d
@@ -92,20 +92,23 @@ class Bundle:
         mean, std = torch.tensor(self.info.mean), torch.tensor(self.info.std)
         return (x - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
 
-    def _answer(self, x): return (self.model(x) / self.info.temperature).softmax(1)
+    def _answer(self, x):
+        "Mean answer over the orientations, as trained."
+        return sum(self.model(orient(x, k)).softmax(1) for k in range(self.info.orientations)) / self.info.orientations
 
     def probabilities(self,
         pixels:np.ndarray, # uint8 RGB, (N,size,size,3); may lie on disk (memory-mapped): only a batch is read at once
         bs:int=32, # photographs at once
         rows:np.ndarray|None=None, # positions of the photographs to answer, (M,), int; None: all N
+        calibrated:bool=True, # with the temperature, or as trained
     )->np.ndarray: # (M,n_classes), in the order of `rows`; each sums to one
         "Probability of each class for each photograph."
         parts = []
         with torch.inference_mode():
             for i in range(0, len(pixels if rows is None else rows), bs):
                 batch = pixels[i:i + bs] if rows is None else pixels[rows[i:i + bs]]
-                x = self.normalise(batch)
-                parts.append(sum(self._answer(orient(x, k)) for k in range(self.info.orientations)) / self.info.orientations)
+                p = self._answer(self.normalise(batch))
+                parts.append((p.log() / self.info.temperature).softmax(1) if calibrated and self.info.temperature != 1 else p)
         return torch.cat(parts).double().numpy() if parts else np.zeros((0, len(self.info.classes)))
 
 # %% ../../nbs/2_models/06_bundle.ipynb #64624aab

@@ -6,8 +6,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/3_training/callbacks.html.md""
 
 # %% auto #0
 __all__ = ['clock', 'time_left', 'epoch_values', 'epoch_line', 'bar_text', 'progress_style', 'ProgressCB', 'HistoryCB',
-           'is_logged', 'TrainingError', 'BatchLogCB', 'tensorboard_callback', 'wandb_callback', 'LogError',
-           'log_callbacks', 'name_culprit', 'FiniteLossCB']
+           'is_training', 'is_logged', 'TrainingError', 'BatchLogCB', 'tensorboard_callback', 'wandb_callback',
+           'LogError', 'log_callbacks', 'name_culprit', 'FiniteLossCB']
 
 # %% ../../nbs/3_training/05_callbacks.ipynb #57fc667a
 from collections.abc import Callable
@@ -184,11 +184,18 @@ class HistoryCB(Callback):
     def load_state_dict(self, state): self.rows, self.past = list(state['rows']), state['past']
 
 # %% ../../nbs/3_training/05_callbacks.ipynb #8a75d254
+def is_training(
+    learner:Learner, # at the beginning of a fit
+)->bool: # False for lr_find and get_preds
+    "Whether a fit is a training, which is tracked and kept."
+    return not (hasattr(learner, 'lr_finder') or hasattr(learner, 'gather_preds'))
+
+# %% ../../nbs/3_training/05_callbacks.ipynb #7cc8168f
 def is_logged(
     learner:Learner, # at the beginning of a fit
 )->bool: # False for lr_find and get_preds, and in all processes but the first
     "Whether a fit is one to be written down."
-    return not (hasattr(learner, 'lr_finder') or hasattr(learner, 'gather_preds') or rank_distrib())
+    return is_training(learner) and not rank_distrib()
 
 # %% ../../nbs/3_training/05_callbacks.ipynb #6bd5e81e
 class TrainingError(ValueError):

@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/3_training/checkpoint.html.md"
 
 # %% auto #0
 __all__ = ['CheckpointError', 'pack', 'unpack', 'write_checkpoint', 'read_checkpoint', 'checkpoints', 'put_aside',
-           'newest_checkpoint', 'remove_checkpoint', 'ResumableLearner', 'bare', 'remembering', 'recorder_state',
+           'newest_checkpoint', 'remove_checkpoint', 'ResumableLearner', 'remembering', 'recorder_state',
            'load_recorder_state', 'software', 'training_state', 'load_training_state', 'Stopped', 'SignalNote',
            'CheckpointCB']
 
@@ -25,14 +25,15 @@ import numpy as np
 import torch
 from fastai.callback.core import CancelEpochException
 from fastai.learner import Learner
-from fastai.torch_core import num_distrib, rank_distrib
+from fastai.torch_core import get_model, num_distrib, rank_distrib
 from fastcore.foundation import L
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.files import write_whole
 from ..models.bundle import versions
+from .callbacks import is_training
 from .format import cpu_formats
 from .onecycle import RestoringCB
 
@@ -80,8 +81,9 @@ def write_checkpoint(
     tensors, stem = {}, Path(stem)
     stem.with_suffix('.json').unlink(missing_ok=True) # a note never stands beside the tensors of another checkpoint
     nest = pack(state, tensors)
-    weights = write_whole(stem.with_suffix('.safetensors'), save(tensors))
-    note = {'format': 1, 'sha256': sha256(weights.read_bytes()).hexdigest(), 'about': about or {}, 'state': nest}
+    weights = save(tensors)
+    write_whole(stem.with_suffix('.safetensors'), weights)
+    note = {'format': 1, 'sha256': sha256(weights).hexdigest(), 'about': about or {}, 'state': nest}
     return write_whole(stem.with_suffix('.json'), json.dumps(note))
 
 # %% ../../nbs/3_training/08_checkpoint.ipynb #5fba2f8f
@@ -157,13 +159,6 @@ class ResumableLearner(Learner):
         self.n_iter = len(self.dl)
         for i, batch in enumerate(self.dl, getattr(self.dl, 'first', 0)): self.one_batch(i, batch)
 
-# %% ../../nbs/3_training/08_checkpoint.ipynb #f6826787
-def bare(
-    model:nn.Module, # maybe wrapped for several processes
-)->nn.Module: # the network itself
-    "The network without its wrapper."
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-
 # %% ../../nbs/3_training/08_checkpoint.ipynb #a0232616
 def remembering(
     learner:Learner, # with callbacks
@@ -209,7 +204,7 @@ def training_state(
 )->dict: # nest of dicts, lists, tensors and plain values
     "All that a training carries from batch to batch."
     return {'epoch': epoch, 'batch': batch, 'epochs': learner.n_epoch, 'software': software(), 'round': learner.dls.train.round, 'train_iter': learner.train_iter, 'pct_train': learner.pct_train,
-            'model': dict(bare(learner.model).state_dict()), 'optimizer': learner.opt.state_dict(), 'recorder': recorder_state(learner),
+            'model': dict(get_model(learner.model).state_dict()), 'optimizer': learner.opt.state_dict(), 'recorder': recorder_state(learner),
             'callbacks': {name: cb.state_dict() for name, cb in remembering(learner).items()}}
 
 # %% ../../nbs/3_training/08_checkpoint.ipynb #3ebacee1
@@ -220,7 +215,7 @@ def load_training_state(
     "Put a learner where another was; changes weights, optimizer, loader and callbacks."
     callbacks = remembering(learner)
     if set(callbacks) != set(state['callbacks']): raise CheckpointError(f'The checkpoint was written with the callbacks {", ".join(sorted(state["callbacks"]))}; this learner has {", ".join(sorted(callbacks))}. Expected the same.')
-    bare(learner.model).load_state_dict(state['model'])
+    get_model(learner.model).load_state_dict(state['model'])
     learner.opt.load_state_dict(state['optimizer'])
     load_recorder_state(learner, state['recorder'])
     for name, cb in callbacks.items(): cb.load_state_dict(state['callbacks'][name])
@@ -267,7 +262,7 @@ class CheckpointCB(RestoringCB):
         self.stop, self.signals, self.cost = False, SignalNote(lambda: self.note_stop()), 0.
 
     def before_fit(self):
-        self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+        self.run = is_training(self.learn)
         if not self.run: return
         self.restore()
         self.stop, self.written = False, time.monotonic()

@@ -185,7 +185,7 @@ def predict_table(
 )->pd.DataFrame: # prediction table, one row for each
     "The bundle's answer for every photograph, with its part (contract: [predictions](../4_evaluation/01_predictions.ipynb))."
     classes = bundle.info.classes
-    answers = bundle.probabilities(pixels.array, rows=pixels.rows)
+    answers = bundle.probabilities(pixels.array, rows=pixels.rows, calibrated=False) # as trained: a temperature is fitted on this table
     known = table[[c for c in ('path', 'patient', 'split', 'fold', 'label') if c in table]].reset_index(drop=True)
     return known.assign(pred=np.array(classes, dtype=object)[answers.argmax(1)], **{f'p_{c}': answers[:, k] for k, c in enumerate(classes)})
 
@@ -220,7 +220,7 @@ def fit_folds(
 )->tuple[list[Bundle], pd.DataFrame, pd.DataFrame]|None: # bundles, out-of-fold predictions, history; None in all processes but the main one
     "Cross-validation: train once for each fold that is not done yet (writes files)."
     bundles, predictions, history, start = [], [], [], time.perf_counter()
-    before = sum(finished_bundle(folder/f'fold{k}') is not None for k in range(len(tables))) / len(tables) # share that an earlier process has done
+    before = sum((folder/f'fold{k}'/'bundle'/'bundle.json').exists() for k in range(len(tables))) / len(tables) # share that an earlier process has done
     for k, table in enumerate(tables):
         place = folder/f'fold{k}'
         if main_process(): place.mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner
 from fastai.torch_core import get_model
 from fastcore.basics import noop
-from .callbacks import epoch_values
+from .callbacks import epoch_values, is_training
 from .onecycle import OneCycleCB, RestoringCB
 
 # %% ../../nbs/3_training/07_weights.ipynb #fc1e12d2
@@ -135,7 +135,7 @@ class TrackCB(TrackerCallback):
         self.say, self.wait, self.begun, self.new_best = say or noop, 0, False, False
 
     def before_fit(self):
-        self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+        self.run = is_training(self.learn)
         names = [name for name in self.recorder.metric_names if name not in ('epoch', 'time')]
         if self.monitor not in names: raise WeightsError(f"monitor is {self.monitor!r}, which this training doesn't measure; it has {', '.join(names)}")
         self.begun = False
