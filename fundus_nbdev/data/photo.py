@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/1_data/photo.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FACTORS', 'cc0_photo', 'PhotoError', 'open_photo', 'show_photos', 'FieldOfView', 'find_fov', 'fov_mask',
-           'crop_fov', 'load_crop', 'Factor', 'quality_factors']
+           'crop_fov', 'load_crop', 'Factor', 'edge_strength', 'quality_factors']
 
 # %% ../../nbs/1_data/01_photo.ipynb #464e4991
 from dataclasses import dataclass
@@ -552,13 +552,19 @@ def _slow(
     return cv2.resize(total/np.maximum(count, 1e-3), channel.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 # %% ../../nbs/1_data/01_photo.ipynb #0b5e3aa6
+def edge_strength(
+    green:ndarray, # green channel, (H,W), float32, 0–255
+)->ndarray: # (H,W), float32, 0 or more, grey levels
+    "Absolute Laplacian of every pixel; the blur before it keeps noise and JPEG blocks out."
+    return abs(cv2.Laplacian(cv2.GaussianBlur(green, (0,0), 1.5), cv2.CV_32F))
+
+# %% ../../nbs/1_data/01_photo.ipynb #2232bc31
 def _sharpness(
     green:ndarray, # (512,512), float32, 0–255
     inner:ndarray, # (512,512), bool
 )->float: # log10 grey levels
-    "Log of the mean absolute Laplacian; the blur before it keeps noise and JPEG blocks out."
-    edges = cv2.Laplacian(cv2.GaussianBlur(green, (0,0), 1.5), cv2.CV_32F)
-    return np.log10(float(abs(edges)[inner].mean())+.01)
+    "Log of the mean edge strength."
+    return np.log10(float(edge_strength(green)[inner].mean())+.01)
 
 # %% ../../nbs/1_data/01_photo.ipynb #73c061d8
 def _vessel_contrast(
