@@ -1,0 +1,168 @@
+"The contract of explanations on networks that people use: each explainer leaves them as they were, and answers in every situation."
+from functools import partial
+
+import pytest
+import timm
+import torch
+from torch import nn
+import torchvision.models as tv
+
+from fundus_nbdev.explain.contract import CHECKS, ContractError, changes, check_explainer, in_training, traces
+from fundus_nbdev.explain.filters import activations_of, neuron_gradients, top_photos
+from fundus_nbdev.explain.gradcam import METHODS, grad_cam
+from fundus_nbdev.explain.inside import ExplainError, spatial_layers
+from fundus_nbdev.explain.saliency import guided_backprop, guided_grad_cam, input_gradients, integrated_gradients, occlusion, smoothgrad
+from fundus_nbdev.models.resnet import resnet
+
+
+def vgg():
+    "VGG-11 without its 100 million weights behind the convolutions."
+    net = tv.vgg11_bn(num_classes=3)
+    net.avgpool, net.classifier = nn.AdaptiveAvgPool2d(2), nn.Sequential(nn.Linear(2048, 32), nn.ReLU(True), nn.Dropout(), nn.Linear(32, 3))
+    return net
+
+
+def convnext():
+    blocks = [tv.convnext.CNBlockConfig(32, 64, 1), tv.convnext.CNBlockConfig(64, 128, 1), tv.convnext.CNBlockConfig(128, None, 2)]
+    return tv.ConvNeXt(blocks, num_classes=3)
+
+
+NETWORKS = {  # name → what makes it, pixels a side
+    'resnet': (partial(resnet, 18, n_classes=3, width=16), 64),
+    'resnet with layer norm': (partial(resnet, 10, norm='layer', n_classes=3, width=16), 64),
+    'torchvision resnet18': (partial(tv.resnet18, num_classes=3), 64),
+    'vgg11_bn': (vgg, 64),
+    'squeezenet1_1': (partial(tv.squeezenet1_1, num_classes=3), 64),
+    'convnext': (convnext, 64),
+    'vision transformer': (partial(tv.VisionTransformer, 64, 8, 3, 4, 64, 128, num_classes=3), 64),
+    'swin': (partial(tv.SwinTransformer, [4, 4], 24, [2, 2], [2, 4], [4, 4], num_classes=3), 64),
+    'timm resnet10t': (partial(timm.create_model, 'resnet10t', num_classes=3), 64),
+    'timm vit': (partial(timm.create_model, 'vit_tiny_patch16_224', num_classes=3, img_size=64, depth=3), 64),
+    'mobilenet_v3_small': (partial(tv.mobilenet_v3_small, num_classes=3), 64),
+    'shufflenet': (partial(tv.shufflenet_v2_x0_5, num_classes=3), 64),
+    'timm efficientnet_lite0': (partial(timm.create_model, 'efficientnet_lite0', num_classes=3), 64),
+    'googlenet': (partial(tv.googlenet, num_classes=3, init_weights=False), 64),
+    'densenet121': (partial(tv.densenet121, num_classes=3), 64),
+    'inception_v3': (partial(tv.inception_v3, num_classes=3, init_weights=False), 80),
+    'efficientnet_v2_s': (partial(tv.efficientnet_v2_s, num_classes=3), 64),
+}
+WITHOUT_RELU = {'convnext', 'vision transformer', 'swin', 'timm vit', 'efficientnet_v2_s'}
+HEAVY = {'timm resnet10t', 'timm efficientnet_lite0', 'torchvision resnet18', 'vgg11_bn', 'shufflenet', 'mobilenet_v3_small', 'googlenet', 'densenet121', 'inception_v3', 'efficientnet_v2_s'}
+
+
+def last_neurons(model, x, classes):
+    "The neurons of the last layer are the classes."
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return neuron_gradients(model, x, linear[-1] if linear else model.classifier, classes)
+
+
+def cams(method): return lambda model, x, classes: grad_cam(model, x, classes=classes, method=method)
+
+
+EXPLAINERS = {  # name → fn(model, x, classes)
+    **{method: cams(method) for method in METHODS},
+    'input_gradients': input_gradients,
+    'smoothgrad': partial(smoothgrad, n=2),
+    'integrated_gradients': partial(integrated_gradients, steps=2),
+    'guided_backprop': guided_backprop,
+    'occlusion': partial(occlusion, window=32, stride=32),
+    'guided_grad_cam': lambda model, x, classes: guided_grad_cam(model, x, classes=classes),
+    'neuron_gradients': last_neurons,
+}
+ASKS_OFTEN = {'scorecam', 'sidu'}           # a forward pass for each map
+NEEDS_RELU = {'guided_backprop', 'guided_grad_cam', 'neuron_gradients'}
+EVERYWHERE = {'gradcam', 'input_gradients'}  # in the default run
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks this small run faster on one core
+    yield
+    torch.set_num_threads(threads)
+
+
+def prepared(name): # network, photos
+    "A network with random weights and statistics, so that no score is close to another."
+    make, size = NETWORKS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make(), torch.randn(2, 3, size, size)
+
+
+def broken(explainer, model, x): # names of checks
+    "What an explainer breaks. A ReLU or a maximum at a tie can flip by rounding when a batch becomes one photo; float64 tells that from a fault."
+    table = check_explainer(EXPLAINERS[explainer], model, x, raises=False)
+    found = {*table.check[~table.passed]}
+    if not found or found - {'photo by photo', 'class by class', 'classes of each photo'}: return found
+    table = check_explainer(EXPLAINERS[explainer], model.double(), x.double(), raises=False)
+    return {*table.check[~table.passed]}
+
+
+def cases():
+    "Every explainer on every network that it is made for; most of them slow."
+    for name in NETWORKS:
+        for explainer in EXPLAINERS:
+            if explainer in ASKS_OFTEN or explainer == 'cam' or (explainer in NEEDS_RELU and name in WITHOUT_RELU): continue
+            fast = name == 'resnet' or explainer in EVERYWHERE and name not in HEAVY
+            yield pytest.param(name, explainer, id=f'{explainer}-{name}', marks=[] if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize('explainer', EXPLAINERS)
+def test_small_networks(explainer):
+    fn = EXPLAINERS[explainer]
+    if explainer == 'occlusion': fn = partial(occlusion, window=16, stride=16)
+    assert check_explainer(fn).passed.all()
+
+
+@pytest.mark.parametrize('name, explainer', list(cases()))
+def test_networks(name, explainer):
+    assert not broken(explainer, *prepared(name))
+
+
+@pytest.mark.parametrize('name', [name for name in NETWORKS if name not in WITHOUT_RELU | HEAVY])
+def test_cam_where_it_is_made_for(name):
+    "A head of pooling and one linear layer; for another one CAM has no answer, and leaves no trace either."
+    table = check_explainer(EXPLAINERS['cam'], *prepared(name), raises=False).set_index('check')
+    assert table.passed.all() or [*table.index[~table.passed]] == ['works'] and 'pooling and one linear layer' in table.found['works']
+
+
+@pytest.mark.parametrize('name', [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in sorted(WITHOUT_RELU)])
+@pytest.mark.parametrize('explainer', sorted(NEEDS_RELU))
+def test_networks_without_relu_are_refused(name, explainer):
+    "Guided methods say why, and leave no trace."
+    table = check_explainer(EXPLAINERS[explainer], *prepared(name), raises=False).set_index('check')
+    assert [*table.index[~table.passed]] == ['works'] and 'ReLU' in table.found['works']
+
+
+def test_the_contract_leaves_no_trace_itself():
+    model, x = prepared('resnet')
+    flags, state, seed = [m.training for m in model.modules()], {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    check_explainer(EXPLAINERS['gradcam'], model, x)
+    with pytest.raises(ContractError, match='breaks [0-9]+ of 31'): check_explainer(lambda model, x, classes: model(x), model, x)
+    assert flags == [m.training for m in model.modules()] and torch.equal(seed, torch.get_rng_state())
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize('name', ['resnet', 'squeezenet1_1', 'timm vit'])
+def test_looking_at_neurons_leaves_no_trace(name):
+    model, x = in_training(*prepared(name))
+    layer = list(spatial_layers(model, x))[-1]
+    before = traces(model, x)
+    activations_of(model, x, layer)
+    top_photos(model, [x, x], layer, [0, 1])
+    for wrong in ({'x': x * float('nan')}, {'x': x[0]}, {'layer': 'nowhere'}):
+        with pytest.raises(ExplainError): activations_of(**{'model': model, 'x': x, 'layer': layer, **wrong})
+    with pytest.raises(ExplainError): top_photos(model, [x], layer, 10**6)
+    assert not changes(before, traces(model, x))
+
+
+def test_every_failure_is_reported():
+    def breaks_all(model, x, classes):
+        model.eval().requires_grad_(False)
+        model.register_forward_hook(print)
+        torch.rand(1)
+        raise RuntimeError('and no answer')
+    table = check_explainer(breaks_all, *prepared('resnet'), raises=False)
+    assert {'flags', 'requires_grad', 'hooks', 'chance', 'works'} <= {*table.check[~table.passed]} and [*table.check] == [*CHECKS]
