@@ -25,32 +25,34 @@ def run(
     changes:Annotated[Optional[list[str]], typer.Option('--set', metavar='SETTING=VALUE', help='Any other setting of the recipe, e.g. `model.norm=group`; may be repeated.')] = None,
     out:Annotated[Optional[Path], typer.Option(help='The run folder; without it, a new one in runs/.')] = None,
     overwrite:Annotated[bool, typer.Option('--overwrite', help='Replace the run folder if it is there.')] = False,
-    resume:Annotated[Optional[Path], typer.Option(help='Go on with the run in this folder, which was ended before its end; nothing else may be given.')] = None,
+    gallery:Annotated[int, typer.Option(min=0, help='Photographs in each gallery of the report (mistakes, and right answers), any number; 0: none.')] = 12,
+    shared_scale:Annotated[bool, typer.Option('--shared-scale', help='One colour scale for all heat maps of a gallery: shows how much, where one for each photograph shows where.')] = False,
+    resume:Annotated[Optional[Path], typer.Option(help='Go on with the run in this folder, which was ended before its end, or write the report of a finished one again; its recipe holds, so only --gallery and --shared-scale may be given.')] = None,
     last_good:Annotated[bool, typer.Option('--last-good', help='With --resume: pass over damaged checkpoints.')] = False,
 ): # writes a run folder
     "Train on photographs, evaluate, explain the mistakes, and write a report. Without a recipe: the embedded synthetic set."
     from fundus_nbdev.training.recipe import find_recipe, override
+    warnings.filterwarnings('ignore', category=FutureWarning) # torch warns of its own jit when it is imported
     asked = [value is not None for value in (data, folds, seed, epochs, size, out)] + [bool(recipe), bool(changes), overwrite]
-    if resume and any(asked): raise typer.BadParameter('it goes on with the recipe in the folder: give no recipe and no other option.', param_hint='--resume')
+    if resume and any(asked): raise typer.BadParameter('it goes on with the recipe in the folder: give no recipe and no other option than --gallery and --shared-scale.', param_hint='--resume')
     if last_good and not resume: raise typer.BadParameter('it belongs to --resume.', param_hint='--last-good')
-    if resume: return go_on(resume, last_good)
+    shown = dict(n_gallery=gallery, shared=shared_scale)
+    if resume: return go_on(resume, last_good=last_good, **shown)
     if data: data = str(Path(data).expanduser().absolute()) # so that the saved recipe works from any folder
     named = {'data.source': data, 'data.folds': folds, 'seed': seed, 'training.epochs': epochs, 'data.size': size}
     base = find_recipe(recipe or ('photographs' if data else 'synthetic'))
     chosen = override(override(base, changes or []), {name: value for name, value in named.items() if value is not None})
-    follow(chosen, folder=out, overwrite=overwrite)
+    follow(chosen, folder=out, overwrite=overwrite, **shown)
 
 
-def go_on(folder, last_good): # writes into the run folder
+def go_on(folder, **options): # writes into the run folder
     "Take up a run that was ended before its end."
-    warnings.filterwarnings('ignore', category=FutureWarning)
     from fundus_nbdev.training.folder import unfinished_recipe
-    follow(unfinished_recipe(folder), folder=folder, resume=True, last_good=last_good)
+    follow(unfinished_recipe(folder), folder=folder, resume=True, **options)
 
 
 def follow(recipe, **options): # writes a run folder
     "Follow a recipe, in this process or, under torchrun, in several."
-    warnings.filterwarnings('ignore', category=FutureWarning) # torch warns of its own jit when it is imported
     from fundus_nbdev.training.distributed import end_processes, start_processes
     from fundus_nbdev.use.run import run as run_recipe # takes seconds, so only now that the recipe is right
     main = start_processes()
@@ -63,17 +65,148 @@ def follow(recipe, **options): # writes a run folder
 
 
 @app.command()
+def evaluate(
+    files:Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="CSV files with a row a photograph: predictions.csv of a run, or anybody's. Two or more are compared as well.")],
+    column:Annotated[Optional[list[str]], typer.Option(metavar='HERE=THEIRS', help='A column that has another name in the file, e.g. `path=image` or `p_Good=prob_good`; may be repeated.')] = None,
+    label:Annotated[Optional[list[str]], typer.Option(metavar='THEIRS=CLASS', help='A class that has another name in the file, e.g. `0=Good`; may be repeated.')] = None,
+    negative:Annotated[Optional[str], typer.Option(metavar='CLASS', help='Of two classes the one that has no column of its own.')] = None,
+    values:Annotated[str, typer.Option(metavar='KIND', help='What the columns p_CLASS hold: probabilities, percent or logits.')] = 'probabilities',
+    decimal:Annotated[str, typer.Option(metavar='SIGN', help='Decimal sign, a point or a comma.')] = '.',
+    split:Annotated[Optional[list[str]], typer.Option(metavar='PART', help='Part to score: test, valid or train; may be repeated. Without it the test part, or every row where the file names no parts.')] = None,
+    group:Annotated[str, typer.Option(metavar='COLUMN', help='Photographs with one value here are drawn together for the intervals; none: each by itself.')] = 'patient',
+    boot:Annotated[int, typer.Option(min=0, help='Resamples for the intervals; 0: no intervals.')] = 2000,
+    seed:Annotated[int, typer.Option(min=0, help='Seed of the resamples.')] = 0,
+    metric:Annotated[str, typer.Option(help='What several files are compared by.')] = 'macro_auc',
+    common:Annotated[bool, typer.Option('--common', help='Compare the photographs that all files have, where some lack some.')] = False,
+    out:Annotated[Optional[Path], typer.Option(file_okay=False, metavar='FOLDER', help='Where to write metrics.csv and figures/ (confusion matrix, ROC, precision–recall, reliability, risk over coverage); each of several files gets a folder in it.')] = None,
+    overwrite:Annotated[bool, typer.Option('--overwrite', help='Replace metrics.csv if it is there.')] = False,
+): # prints tables; with --out, writes files
+    "Score predictions: every metric with its 95 % interval. What the network has seen in training is never mixed in."
+    reading = dict(columns=pairs(column, '--column', file_first=False), labels=pairs(label, '--label'), negative=negative, values=values, decimal=decimal)
+    scoring = dict(split=split or None, group=None if group == 'none' else group, n_boot=boot, seed=seed)
+    named = dict(zip(file_names(files), files))
+    folders = {name: out/name if len(named) > 1 else out for name in named} if out else {}
+    written = [folder/'metrics.csv' for folder in folders.values()] + [out/'comparison.csv'] * (len(folders) > 1) if out else []
+    if not overwrite and (there := [file for file in written if file.exists()]):
+        raise typer.BadParameter(f'{there[0]} is there; choose another folder, or add --overwrite.', param_hint='--out')
+    warnings.filterwarnings('ignore', category=FutureWarning)
+    try: score(named, reading, scoring, dict(metric=metric, common=common), folders, out)
+    except (ValueError, OSError) as error:
+        if not (from_here(error) or isinstance(error, OSError)): raise
+        print(f'fundus: {error}{OPTIONS * from_here(error)}', file=sys.stderr)
+        raise typer.Exit(2) from error
+
+
+OPTIONS = "\nOptions of the command: columns={'image': 'path'} is --column path=image, labels={'0': 'Good'} is --label 0=Good, group=None is --group none; --negative, --values, --decimal, --split, --common are as they are called here."
+
+
+def pairs(words, option, file_first=True): # name in the file → name here
+    "What an option says in words such as 0=Good."
+    found = [word.partition('=')[::2 if file_first else -2] for word in words or []]
+    if wrong := [word for word, two in zip(words or [], found) if not all(two)]:
+        raise typer.BadParameter(f'{wrong[0]!r} needs a name on both sides of =.', param_hint=option)
+    if len(dict(found)) < len(found): raise typer.BadParameter('a name of the file is there twice.', param_hint=option)
+    return dict(found)
+
+
+def file_names(files): # one a file
+    "What to call several files: by their names, or by their folders where these are all predictions.csv."
+    for names in ([file.stem for file in files], [file.absolute().parent.name for file in files]):
+        if len(set(names)) == len(files): return names
+    raise typer.BadParameter('the names of the files, or of their folders, must differ.', param_hint='FILES...')
+
+
+def score(files, reading, scoring, comparing, folders, out): # prints tables; where there are folders, writes files
+    "Evaluate each file, then compare them."
+    from fundus_nbdev.data.files import write_whole
+    from fundus_nbdev.evaluation.metrics import evaluate as measure
+    from fundus_nbdev.evaluation.predictions import read_predictions
+    tables = {name: read_predictions(file, **reading) for name, file in files.items()}
+    if len(tables) > 1:
+        from fundus_nbdev.evaluation.compare import compare_models
+        with warnings.catch_warnings(record=True) as said: compared = compare_models(tables, **comparing, **scoring) # first, as it refuses what can't be compared
+        for warning in said: print(warning.message)
+    for name, table in tables.items():
+        metrics = measure(table, **scoring)
+        if len(tables) > 1: print(f'{name} ({files[name]})')
+        print_metrics(table, metrics, scoring)
+        if folders: save_metrics(folders[name], table, metrics, scoring)
+    if len(tables) > 1:
+        print_comparison(compared, comparing['metric'], scoring['n_boot'])
+        if out: write_whole(out/'comparison.csv', compared.to_csv())
+    if out: print(f'Written: {out}')
+
+
+def print_metrics(table, metrics, scoring): # prints
+    "What was scored, the metrics over all classes and for each, and what the intervals are."
+    from fundus_nbdev.data.table import counted
+    from fundus_nbdev.evaluation.metrics import format_interval, metric_names, per_class
+    group, n_boot, n_groups = scoring['group'], metrics.attrs['n_boot'], metrics.attrs['n_groups']
+    strangers = group == 'patient' and table['patient'].equals(table['path'])
+    people = '' if strangers else {'patient': f' of {counted(n_groups, "patient")}', None: ''}.get(group, f' in {counted(n_groups, "group")} ({group})')
+    part = f'the {" and ".join(scoring["split"] or ["test"])} part' if 'split' in table else 'every row of the file'
+    print(f'Scored: {part}, {counted(metrics.attrs["n_photos"], "photograph")}{people}.')
+    if table.get('fold', table['path'].head(1)).nunique() > 1: print(f'{counted(table["fold"].nunique(), "network")} of cross-validation: the AUCs rank their scores together, which makes them a little too low; between files, AUCs are compared within folds.')
+    if strangers: print('No column patient: each photograph counts as a patient of its own. If a column names the patients, add --column patient=ITS_NAME.')
+    overall = metrics.loc[metric_names([])].reset_index()
+    print_rows(['metric', 'value (95 % interval)'], [[name, format_interval(*row, digits=3)] for name, *row in overall.to_numpy()])
+    classes = per_class(metrics).map(lambda text: text.replace(' (', '\n(')).reset_index() # the interval below, or the table is too wide
+    print_rows(list(classes), classes.to_numpy().tolist())
+    over = {'patient': 'patients', None: 'photographs'}.get(group, f'values of {group}')
+    print(f'Intervals: BCa bootstrap over {over}, {counted(n_boot, "resample")}; that of ece is only indicative.' if n_boot else f'No intervals: they need resamples (--boot) and at least two {over}.')
+
+
+def print_comparison(compared, metric, n_boot): # prints
+    "Which of the files is better, pair by pair."
+    print_rows(['a', 'b', f'{metric} of a', 'of b', 'a − b (95 % interval)', 'p (Holm)'],
+               [[row.a, row.b, f'{row.value_a:.3f}', f'{row.value_b:.3f}', f'{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})' if n_boot else f'{row.difference:+.3f}',
+                 '–' if not n_boot else '< 0.001' if row.p_holm < .001 else f'{row.p_holm:.3f}'] for row in compared.itertuples()])
+    print('a and b are compared on the same photographs and the same resamples; p is corrected for the number of pairs.\nWhere the interval just misses zero and p does not agree, the photographs can not tell.')
+
+
+def print_rows(names, rows): # prints
+    "A table on the terminal; its words are no markup."
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+    table = Table(box=SIMPLE_HEAD)
+    for i, name in enumerate(names): table.add_column(Text(str(name)), justify='right' if i else 'left')
+    for row in rows: table.add_row(*[Text(str(cell)) for cell in row])
+    Console(highlight=False).print(table)
+
+
+def save_metrics(folder, table, metrics, scoring): # writes metrics.csv and figures/*.png
+    "The metrics of one file, and what is drawn of it."
+    from fundus_nbdev.data.files import write_whole
+    from fundus_nbdev.evaluation.abstain import plot_risk_coverage
+    from fundus_nbdev.evaluation.curves import plot_precision_recall, plot_roc
+    from fundus_nbdev.evaluation.metrics import plot_confusion
+    from fundus_nbdev.evaluation.reliability import plot_reliability
+    same = dict(split=scoring['split'], group=scoring['group'], seed=scoring['seed'], metrics=metrics)
+    figures = dict(confusion=plot_confusion(table, scoring['split']), roc=plot_roc(table, **same), precision_recall=plot_precision_recall(table, **same),
+                   reliability=plot_reliability(table, split=scoring['split'], group=scoring['group']), risk_coverage=plot_risk_coverage(table, split=scoring['split'], group=scoring['group']))
+    write_whole(folder/'metrics.csv', metrics.to_csv())
+    for name, figure in figures.items(): write_whole(folder/'figures'/f'{name}.png', lambda file: figure.savefig(file, dpi=180))
+
+
+@app.command()
 def recipes(): # prints a table
     "List the recipes that ship with the package."
     from fundus_nbdev.training.recipe import find_recipe, recipe_names
     for name in recipe_names(): print(f'{name:12} {find_recipe(name).about}')
 
 
+def from_here(error): # bool
+    "Is it an error of this package, whose message says how to mend it?"
+    return type(error).__module__.split('.')[0] == 'fundus_nbdev'
+
+
 def main(): # the command `fundus`
     "Run the command line; an error that the user can mend is printed without a traceback."
     try: app()
     except (ValueError, OSError) as error:
-        if type(error).__module__.split('.')[0] != 'fundus_nbdev': raise
+        if not from_here(error): raise
         sys.exit(f'fundus: {error}')
 
 

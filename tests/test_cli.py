@@ -72,7 +72,7 @@ def test_help(fundus):
 def test_help_of_run_names_every_option(fundus):
     code, text = fundus('run', '--help')
     assert code == 0
-    assert not [option for option in ('--data', '--folds', '--seed', '--epochs', '--size', '--set', '--out', '--overwrite') if option not in text]
+    assert not [option for option in ('--data', '--folds', '--seed', '--epochs', '--size', '--set', '--out', '--overwrite', '--gallery', '--shared-scale') if option not in text]
 
 
 def test_recipes(fundus):
@@ -107,6 +107,12 @@ def test_a_mistake_shows_no_traceback():
 
 def test_an_unknown_option_is_refused(fundus):
     assert fundus('run', '--epoch', '3')[0] == 2
+
+
+@pytest.mark.parametrize('n', ['-1', '2.5', 'many'])
+def test_a_gallery_has_a_whole_number_of_photographs(fundus, here, n):
+    code, text = fundus('run', '--gallery', n)
+    assert code == 2 and '--gallery' in text and not (here/'runs').exists()
 
 
 # whole runs
@@ -177,6 +183,26 @@ def test_resume_of_a_finished_run_only_writes_the_report_again(first, fundus, he
     assert (copy/'report.html').stat().st_size > 50_000
     assert (copy/'bundle'/'weights.safetensors').read_bytes() == weights
     for name in ('predictions.csv', 'history.csv', 'metrics.csv'): assert (copy/name).read_bytes() == (first[0]/name).read_bytes()
+
+
+@pytest.mark.parametrize('n', [0, 1, 50])
+def test_a_finished_run_gets_galleries_of_any_size(first, fundus, here, n):
+    copy = here/f'gallery{n}'
+    shutil.copytree(first[0], copy)
+    code, text = fundus('run', '--resume', copy, '--gallery', n, '--shared-scale')
+    html = (copy/'report.html').read_text(encoding='utf-8')
+    tested = pd.read_csv(copy/'predictions.csv').query('split == "test"')
+    kinds = tested.label.eq(tested.pred).groupby([tested.label.eq(tested.pred), tested.pred.eq('Good') & tested.label.ne(tested.pred)]).size() # right, called Good, called Reject
+    assert code == 0 and html.count('<article class="card">') == kinds.clip(upper=n).sum()
+    assert f'--gallery {n} --shared-scale' in html
+    assert ('one scale holds for all photographs of a gallery' in html) == (n > 0)
+
+
+def test_run_measures_where_the_network_looks(first):
+    looks = pd.read_csv(first[0]/'looks.csv')
+    tested = pd.read_csv(first[0]/'predictions.csv').query('split == "test"')
+    assert looks[looks.answer.eq('all') & looks.measure.eq('inside')].n.sum() == len(tested)
+    assert 'Where it looks' in (first[0]/'report.html').read_text(encoding='utf-8')
 
 
 @pytest.mark.parametrize('words, said', [(['drimdb', '--resume', 'x'], 'no other option'), (['--resume', 'x', '--seed', '1'], 'no other option'), (['--last-good'], 'belongs to --resume')])

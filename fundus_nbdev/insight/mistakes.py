@@ -1,4 +1,4 @@
-"""Where the network fails: the photographs themselves, each beside its Grad-CAM and its measured quality factors.
+"""Where the network fails: the photographs themselves, each beside its class activation maps and its measured quality factors.
 
 Docs: https://fundus-nbdev.github.io/fundus_nbdev/6_insight/mistakes.html.md"""
 
@@ -7,8 +7,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/6_insight/mistakes.html.md"""
 # %% auto #0
 __all__ = ['KINDS', 'WORDS', 'MistakeError', 'is_of_kind', 'balanced_draw', 'check_choice', 'select_mistakes',
            'factors_or_reason', 'measure_factors', 'factor_ranges', 'distance_outside', 'unusual', 'finest_up_to',
-           'class_numbers', 'explain_photos', 'Card', 'make_card', 'Gallery', 'make_gallery', 'tiles', 'write_card',
-           'plot_gallery']
+           'class_numbers', 'explain_photos', 'explain_rows', 'Card', 'make_card', 'largest_by_network', 'Gallery',
+           'make_gallery', 'tiles', 'write_card', 'plot_gallery']
 
 # %% ../../nbs/6_insight/04_mistakes.ipynb #4714310a
 from collections.abc import Callable
@@ -25,7 +25,9 @@ from torch import Tensor
 
 from ..data.photo import FACTORS, open_photo, quality_factors
 from ..evaluation.predictions import classes_of_predictions, scored_part
-from ..explain.gradcam import grad_cam, is_flat, overlay, shared_scale, spatial_layers
+from ..explain.gradcam import explaining
+from ..explain.inside import spatial_layers
+from ..explain.overlay import is_flat, overlay, shared_scale
 from ..models.bundle import Bundle
 
 # %% ../../nbs/6_insight/04_mistakes.ipynb #77bafbf5
@@ -73,7 +75,7 @@ def check_choice(
     "Refuse what can't be selected."
     if kind not in KINDS: raise MistakeError(f'kind: found {kind!r}; expected one of {", ".join(KINDS)}')
     if positive not in classes: raise MistakeError(f'positive: found {positive!r}; expected one of the classes {", ".join(classes)}')
-    if not isinstance(n, int) or n < 1: raise MistakeError(f'n: found {n!r}; expected a whole number of photographs, 1 or more')
+    if not isinstance(n, int) or n < 0: raise MistakeError(f'n: found {n!r}; expected a whole number of photographs, 0 or more')
 
 # %% ../../nbs/6_insight/04_mistakes.ipynb #161d49f1
 def select_mistakes(
@@ -183,14 +185,31 @@ def explain_photos(
     crops:np.ndarray, # what it saw, (N,size,size,3), uint8 RGB
     classes:pd.DataFrame|list, # class names to explain for each photo, (N,C): such as rows[['pred', 'label']]
     layer:torch.nn.Module|str|int|None=None, # as for `grad_cam`; None: the last layer with maps larger than 7×7
+    method:str='hirescam', # as for `grad_cam`
     bs:int=16, # photographs at once
 )->Tensor: # (N,C,h,w), raw scale, on the CPU
-    "Grad-CAM of the given classes, on one and the same photograph each."
+    "Maps of the given classes, on one and the same photograph each."
     chosen = class_numbers(classes, bundle.info.classes)
     if len(chosen) != len(crops) or not len(crops): raise MistakeError(f'{len(crops)} crops and {len(chosen)} rows of classes: expected one row for each of at least one crop')
     x = bundle.normalise(np.stack(list(crops)))
     layer = finest_up_to(bundle.model, x) if layer is None else layer
-    return torch.cat([grad_cam(bundle.model, x[i:i + bs], layer, chosen[i:i + bs]).cpu() for i in range(0, len(x), bs)])
+    with explaining(bundle.model, layer, method) as explain: return torch.cat([explain(x[i:i + bs], chosen[i:i + bs]).cpu() for i in range(0, len(x), bs)])
+
+# %% ../../nbs/6_insight/04_mistakes.ipynb #3d42afbb
+def explain_rows(
+    rows:pd.DataFrame, # of a prediction table
+    bundle:Bundle|dict[int, Bundle], # the network, or that of each fold
+    crop_of:Callable[[str], np.ndarray], # path → what the network saw, (size,size,3), uint8 RGB
+    columns:tuple[str, ...]=('pred', 'label'), # of the rows: the classes to explain, C
+    method:str='hirescam', # as for `grad_cam`
+)->tuple[list[np.ndarray], list[Tensor]]: # in the order of the rows: what the network saw; its maps, (C,h,w), raw scale
+    "Each photograph explained by the network that answered it."
+    photos, maps = {}, {}
+    for fold, part in rows.groupby('fold') if isinstance(bundle, dict) else [(None, rows)] * bool(len(rows)):
+        crops = [crop_of(path) for path in part['path']]
+        photos |= zip(part.index, crops)
+        maps |= zip(part.index, explain_photos(bundle[fold] if isinstance(bundle, dict) else bundle, crops, part[list(columns)], method=method))
+    return [photos[i] for i in rows.index], [maps[i] for i in rows.index]
 
 # %% ../../nbs/6_insight/04_mistakes.ipynb #127761c3
 @dataclass(frozen=True, eq=False)
@@ -201,8 +220,9 @@ class Card:
     pred:str # the network's answer
     p:float # probability of the answer, 0–1
     photo:np.ndarray # what the network saw, (size,size,3), uint8 RGB
-    overlays:dict[str, np.ndarray] = field(default_factory=dict) # class → photo with its Grad-CAM; the answer first
-    flat:tuple[str, ...] = () # classes whose map shows nothing
+    overlays:dict[str, np.ndarray] = field(default_factory=dict) # class → photo with its map; the answer first
+    flat:tuple[str, ...] = () # classes whose map shows no place more than another
+    peaks:dict[str, float] = field(default_factory=dict) # class → largest value of its map, relative to the largest of the gallery, 0–1
     factors:dict[str, float] = field(default_factory=dict) # measured quality factors; empty where not measured
     unusual:tuple[str, ...] = () # in words, worst first
 
@@ -211,23 +231,38 @@ class Card:
         "Truth, answer and its probability."
         return f'{self.label} → {self.pred} ({self.p:.2f})' if self.label != self.pred else f'{self.label} ({self.p:.2f})'
 
+    @property
+    def notes(self)->list[str]: # phrases
+        "Flat maps, and what is unusual."
+        return [f'no evidence for {name} in any one place' for name in self.flat] + list(self.unusual)
+
 # %% ../../nbs/6_insight/04_mistakes.ipynb #b61ffbff
 def make_card(
     row:pd.Series, # of `select_mistakes`
     photo:np.ndarray, # what the network saw, (size,size,3), uint8 RGB
     maps:Tensor, # of the answer and of the true class, (2,h,w), raw scale
-    scale:float, # of both maps, as of `shared_scale`
+    scale:float, # value in full colour, as of `shared_scale`
     factors:pd.DataFrame|None=None, # of `measure_factors`, with the path of this row
     ranges:pd.DataFrame|None=None, # of `factor_ranges`
+    top:float|None=None, # largest value of the gallery, > 0; None: not known
 )->Card:
     "A card from what was computed."
     maps = {row['pred']: maps[0], row['label']: maps[1]}
     measured = None if factors is None or row['path'] not in factors.index else factors.loc[row['path']].dropna()
     return Card(Path(row['path']).name, row['label'], row['pred'], float(row['p']), photo, {name: overlay(photo, map, scale) for name, map in maps.items()},
-                tuple(name for name, map in maps.items() if is_flat(map)), {} if measured is None else measured.to_dict(),
-                () if measured is None or ranges is None else tuple(unusual(measured, ranges)))
+                tuple(name for name, map in maps.items() if is_flat(map)), {name: shared_scale(map) / top for name, map in maps.items()} if top else {},
+                {} if measured is None else measured.to_dict(), () if measured is None or ranges is None else tuple(unusual(measured, ranges)))
 
 # %% ../../nbs/6_insight/04_mistakes.ipynb #7e77a1d8
+def largest_by_network(
+    maps:list[Tensor], # of each photograph, raw scale
+    networks:list, # that explained it: number of its fold, say
+)->list[float]: # for each photograph
+    "The largest value of all maps of the same network."
+    tops = pd.Series([shared_scale(map) for map in maps], dtype=float)
+    return tops.groupby(list(networks)).transform('max').tolist() if len(tops) else []
+
+# %% ../../nbs/6_insight/04_mistakes.ipynb #0e0f1e9a
 @dataclass(frozen=True, eq=False)
 class Gallery:
     "Photographs of one kind of mistake, or right answers."
@@ -237,8 +272,9 @@ class Gallery:
     cards:tuple[Card, ...] # most confident first; right answers as a mix of the classes
     ranges:pd.DataFrame|None = None # of `factor_ranges`: what is usual
     positive:str = '' # class that the kinds speak of
+    shared:bool = False # one colour scale for all photographs (of a network)?
 
-# %% ../../nbs/6_insight/04_mistakes.ipynb #615ab2fe
+# %% ../../nbs/6_insight/04_mistakes.ipynb #9193ea4a
 def make_gallery(
     predictions:pd.DataFrame, # prediction table
     kind:str, # a key of `KINDS`
@@ -248,17 +284,17 @@ def make_gallery(
     n:int=12, # cards at most
     factors:pd.DataFrame|None=None, # of `measure_factors`; photos that are not in it get no factors
     ranges:pd.DataFrame|None=None, # of `factor_ranges`
+    shared:bool=False, # one colour scale for all photographs (of a network), or one for each
+    method:str='hirescam', # as for `grad_cam`
 )->Gallery:
     "Select, explain and describe the photographs of one kind."
-    every = select_mistakes(predictions, kind, positive, n=len(predictions))
-    rows, cards = every.head(n), {}
-    fold = rows['fold'] if isinstance(bundle, dict) else pd.Series(0, rows.index)
-    for number, part in rows.groupby(fold):
-        photos = [crop_of(path) for path in part['path']]
-        maps = explain_photos(bundle[number] if isinstance(bundle, dict) else bundle, photos, part[['pred', 'label']])
-        cards |= {i: make_card(row, photo, m, shared_scale(m), factors, ranges) for (i, row), photo, m in zip(part.iterrows(), photos, maps)}
+    rows = select_mistakes(predictions, kind, positive, n)
+    photos, maps = explain_rows(rows, bundle, crop_of, method=method)
+    tops = largest_by_network(maps, rows['fold'] if isinstance(bundle, dict) else [0] * len(rows))
+    cards = [make_card(row, photo, m, top if shared else shared_scale(m), factors, ranges, top) for (_, row), photo, m, top in zip(rows.iterrows(), photos, maps, tops)]
     positive = positive or classes_of_predictions(predictions)[0]
-    return Gallery(kind, KINDS[kind].format(positive=positive), len(every), tuple(cards[i] for i in rows.index), ranges, positive)
+    total = int(is_of_kind(scored_part(predictions), kind, positive).sum())
+    return Gallery(kind, KINDS[kind].format(positive=positive), total, tuple(cards), ranges, positive, shared)
 
 # %% ../../nbs/6_insight/04_mistakes.ipynb #3e6cf020
 def tiles(
@@ -279,7 +315,7 @@ def write_card(
     "One card of a figure: truth → answer above it, what is unusual below."
     axes.imshow(tiles(card))
     axes.set_title(card.caption.replace('$', r'\$'), fontsize=8, pad=3)
-    below = fill(', '.join(card.unusual), letters)
+    below = fill(', '.join(card.notes), letters)
     axes.text(.5, -.03, below, transform=axes.transAxes, ha='center', va='top', fontsize=7)
 
 # %% ../../nbs/6_insight/04_mistakes.ipynb #f7f2fc48
@@ -288,7 +324,7 @@ def plot_gallery(
     columns:int|None=None, # cards a row; None: as many as fit a page
     width:float=1.1, # of one picture, inches
 )->'matplotlib.figure.Figure': # save it with .savefig
-    "All cards of a gallery, each photograph beside its Grad-CAM."
+    "All cards of a gallery, each photograph beside its maps."
     from matplotlib.figure import Figure
     across = max((1 + len(card.overlays) for card in gallery.cards), default=2)
     columns = min(columns or max(1, 8 // across), max(1, len(gallery.cards)))
