@@ -11,7 +11,7 @@ import time
 
 from fundus_nbdev.data.photo import load_crop
 from fundus_nbdev.data.table import read_table
-from fundus_nbdev.insight.mistakes import measure_factors
+from fundus_nbdev.insight.measure import measure_factors
 from fundus_nbdev.models.bundle import versions
 
 

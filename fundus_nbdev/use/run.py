@@ -27,7 +27,8 @@ from ..evaluation.metrics import evaluate, format_interval
 from ..evaluation.predictions import scored_part
 from ..insight.attention import attention_table, looks_where
 from ..insight.baselines import factor_baseline, majority_baseline
-from ..insight.mistakes import Gallery, MistakeError, explain_rows, factor_ranges, make_gallery, measure_factors, select_mistakes
+from ..insight.measure import measure_factors
+from ..insight.mistakes import Gallery, MistakeError, explain_rows, factor_ranges, make_gallery, select_mistakes
 from ..models.bundle import update_bundle
 from ..models.count import count_parameters
 from ..training.fit import Fit, fit
