@@ -171,6 +171,12 @@ def test_a_run_folder_is_only_replaced_when_asked(first, fundus, here, photos):
     code, text = fundus('run', '--data', photos, '--out', first[0], *SMALL)
     assert code == 1 and '--overwrite' in text
     assert (first[0]/'report.html').is_file()
+    copy = shutil.copytree(first[0], here/'replaced')
+    code, text = fundus('run', '--data', photos, '--out', copy, '--overwrite', *SMALL) # everything in it is a run's own
+    assert code == 0 and (copy/'report.html').stat().st_mtime > (first[0]/'report.html').stat().st_mtime, text
+    (copy/'notes.txt').write_text('mine')
+    code, text = fundus('run', '--data', photos, '--out', copy, '--overwrite', *SMALL)
+    assert code == 1 and 'notes.txt' in text and (copy/'report.html').is_file()
 
 
 def test_resume_of_a_finished_run_only_writes_the_report_again(first, fundus, here):
