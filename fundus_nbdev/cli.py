@@ -18,6 +18,7 @@ def _commands(): pass # with this, one command alone keeps its name
 def run(
     recipe:Annotated[str, typer.Argument(help='A shipped recipe (see `fundus recipes`) or the path of a TOML file.')] = '',
     data:Annotated[Optional[str], typer.Option(help='Folder with a folder per class, CSV or npz file with the photographs.')] = None,
+    corrections:Annotated[Optional[Path], typer.Option(exists=True, dir_okay=False, help='CSV with corrected labels, as `fundus review` writes it and a person fills it in (column corrected).')] = None,
     folds:Annotated[Optional[int], typer.Option(help='Cross-validation: each photograph is tested once.')] = None,
     seed:Annotated[Optional[int], typer.Option(help='Seed of split, weights and order.')] = None,
     epochs:Annotated[Optional[int], typer.Option(help='Times that every training photograph is seen.')] = None,
@@ -33,13 +34,13 @@ def run(
     "Train on photographs, evaluate, explain the mistakes, and write a report. Without a recipe: the embedded synthetic set."
     from fundus_nbdev.training.recipe import find_recipe, override
     warnings.filterwarnings('ignore', category=FutureWarning) # torch warns of its own jit when it is imported
-    asked = [value is not None for value in (data, folds, seed, epochs, size, out)] + [bool(recipe), bool(changes), overwrite]
+    asked = [value is not None for value in (data, corrections, folds, seed, epochs, size, out)] + [bool(recipe), bool(changes), overwrite]
     if resume and any(asked): raise typer.BadParameter('it goes on with the recipe in the folder: give no recipe and no other option than --gallery and --shared-scale.', param_hint='--resume')
     if last_good and not resume: raise typer.BadParameter('it belongs to --resume.', param_hint='--last-good')
     shown = dict(n_gallery=gallery, shared=shared_scale)
     if resume: return go_on(resume, last_good=last_good, **shown)
     if data: data = str(Path(data).expanduser().absolute()) # so that the saved recipe works from any folder
-    named = {'data.source': data, 'data.folds': folds, 'seed': seed, 'training.epochs': epochs, 'data.size': size}
+    named = {'data.source': data, 'data.corrections': str(corrections.absolute()) if corrections else None, 'data.folds': folds, 'seed': seed, 'training.epochs': epochs, 'data.size': size}
     base = find_recipe(recipe or ('photographs' if data else 'synthetic'))
     chosen = override(override(base, changes or []), {name: value for name, value in named.items() if value is not None})
     follow(chosen, folder=out, overwrite=overwrite, **shown)

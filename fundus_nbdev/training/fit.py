@@ -27,6 +27,7 @@ from ..data.files import guard_disk, write_whole
 from ..data.pixels import Pixels, cache_folder, cache_pixels, channel_stats
 from ..data.split import check_split, fold_split, fold_table, group_near_duplicates, split_table
 from ..data.synth import SET_VERSION, make_set
+from ..data.correct import correct_labels
 from ..data.table import check_table, classes_of, read_table
 from ..models.bundle import Bundle, BundleError, BundleInfo, load_bundle, save_bundle, versions
 from .callbacks import HistoryCB, clock, log_callbacks, time_left
@@ -46,6 +47,7 @@ def read_source(
     if not source: raise RecipeError(f'The recipe {recipe.name!r} needs photographs: fundus run {recipe.name} --data FOLDER (or a CSV or npz file).')
     if source == 'synthetic': source = make_set(cache_folder()/f'synthetic-{SET_VERSION}', progress=progress)
     table = read_table(source, classes=list(recipe.data.classes) or None)
+    if recipe.data.corrections: table = correct_labels(table, recipe.data.corrections)
     return check_table(table, classes=list(recipe.data.classes) or None)
 
 # %% ../../nbs/3_training/13_fit.ipynb #c11f7906

@@ -29,6 +29,7 @@ class RecipeError(ValueError):
 class DataRecipe:
     "Which photographs, how they are cropped, and how they are split."
     source:str = 'synthetic' # a folder, a CSV file, an npz file, or 'synthetic' for the embedded set
+    corrections:str = '' # CSV with a person's corrections of labels (column `corrected`), such as `fundus review` writes; '': none
     classes:tuple[str, ...] = () # class order; empty: all classes of the data
     crop:str = 'fov' # 'fov': the field of view always has the same scale; 'whole': the picture as it is
     size:int = 224 # side of the square that the network sees, px

@@ -7,8 +7,9 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/7_use/words.html.md"""
 # %% auto #0
 __all__ = ['GOOD_NAMES', 'METRIC_WORDS', 'counted', 'listed', 'worst_confusion', 'weakest_class', 'largest_error_rate',
            'where_weak', 'n_folds', 'who_was_asked', 'absent_classes', 'is_good', 'headline', 'describe_intervals',
-           'compare_baselines', 'describe_data', 'part_counts', 'describe_split', 'describe_network', 'duration',
-           'describe_training', 'split_history', 'describe_curves', 'small_classes', 'cautions']
+           'compare_baselines', 'describe_corrections', 'describe_data', 'part_counts', 'describe_split',
+           'describe_network', 'duration', 'describe_training', 'split_history', 'describe_curves', 'small_classes',
+           'cautions']
 
 # %% ../../nbs/7_use/02_words.ipynb #e6688c9f
 import numpy as np
@@ -157,13 +158,22 @@ def compare_baselines(
     within = ', ranked within each fold,' * bool(baselines.attrs.get('within_folds'))
     return f'{says} On the same photographs{within} the difference is {difference:+.2f} (95 % interval {low:+.2f} to {high:+.2f}): {sure}.'.replace('-', '−')
 
-# %% ../../nbs/7_use/02_words.ipynb #db03abac
+# %% ../../nbs/7_use/02_words.ipynb #20f37208
+def describe_corrections(
+    table:pd.DataFrame, # photo table; attrs: corrected and removed (numbers of photographs), where a person corrected labels
+)->str: # a sentence that begins with a space; empty where nothing was corrected
+    "What a person changed in the labels."
+    changed, removed = table.attrs.get('corrected', 0), table.attrs.get('removed', 0)
+    done = [f'{counted(changed, "label")} {"was" if changed == 1 else "were"} corrected'] * bool(changed) + [f'{counted(removed, "photograph")} {"was" if removed == 1 else "were"} taken out'] * bool(removed)
+    return f' After a review, {" and ".join(done)}.' if done else ''
+
+# %% ../../nbs/7_use/02_words.ipynb #a9d78c28
 def describe_data(
-    table:pd.DataFrame, # photo table; attrs: left_out (class → photographs), where classes were left out
+    table:pd.DataFrame, # photo table; attrs: left_out (class → photographs), where classes were left out; as for `describe_corrections`
     classes:list[str], # in order
     recipe:Recipe, # of the run
     unreadable:int=0, # photographs of the table that could not be read
-)->str: # two to five sentences
+)->str: # two to six sentences
     "The photographs, their patients and classes."
     patients, data = table['patient'].nunique(), recipe.data
     known = f'of {counted(patients, "patient")}' if patients < len(table) else 'whose patients are not known'
@@ -173,7 +183,7 @@ def describe_data(
     missing = f' {unreadable:,} of them could not be read and took no part.' if unreadable else ''
     others = table.attrs.get('left_out') or {}
     absent = f' {listed([f"{n:,} {name}" for name, n in others.items()])} photograph{"s were" if sum(others.values()) > 1 else " was"} left out.' if others else ''
-    return f'{drawn}{counted(len(table), "photograph")} {known}, of the classes {listed(classes)}. Each was {crop}, and shown to the network at {data.size} × {data.size} pixels.{missing}{absent}'
+    return f'{drawn}{counted(len(table), "photograph")} {known}, of the classes {listed(classes)}. Each was {crop}, and shown to the network at {data.size} × {data.size} pixels.{missing}{absent}{describe_corrections(table)}'
 
 # %% ../../nbs/7_use/02_words.ipynb #3d7e285a
 def part_counts(
