@@ -38,6 +38,7 @@ KINDS:dict[str, str] = { # kind of gallery → its title
     'false_negative': '{positive}, but called another class',
     'other': 'Other mistakes',
     'wrong': 'All mistakes',
+    'unsure': 'Least sure, right or wrong',
     'right': 'Right answers, for comparison'}
 
 # %% ../../nbs/6_insight/08_mistakes.ipynb #0411b4dd
@@ -46,11 +47,11 @@ def is_of_kind(
     kind:str, # a key of `KINDS`
     positive:str, # the class that the kinds speak of
 )->pd.Series: # bool, one for each row
-    "Which rows are mistakes (or right answers) of a kind."
+    "Which rows are of a kind."
     label, pred = part['label'], part['pred']
     called, true = pred == positive, label == positive
     return {'false_positive': called & ~true, 'false_negative': true & ~called, 'other': (label != pred) & ~called & ~true,
-            'wrong': label != pred, 'right': label == pred}[kind]
+            'wrong': label != pred, 'unsure': pred == pred, 'right': label == pred}[kind]
 
 # %% ../../nbs/6_insight/08_mistakes.ipynb #25494349
 def balanced_draw(
@@ -83,14 +84,14 @@ def select_mistakes(
     n:int=12, # rows at most
     split:str|None=None, # part to look at, as for `scored_part`; None: the test part, or every row where there is no split
 )->pd.DataFrame: # rows of the table and `p`, the probability of the answer; index 0…
-    "The rows to look at: most confident mistakes first; right answers as a mix of the classes."
+    "The rows to look at: most confident mistakes first, or least sure answers first; right answers as a mix of the classes."
     part = scored_part(predictions, split)
     classes = classes_of_predictions(part)
     positive = classes[0] if positive is None else positive
     check_choice(kind, positive, n, classes)
     rows = part[is_of_kind(part, kind, positive)]
     rows = rows.assign(p=rows[[f'p_{c}' for c in classes]].max(axis=1))
-    rows = balanced_draw(rows, classes) if kind == 'right' else rows.sort_values(['p', 'path'], ascending=[False, True])
+    rows = balanced_draw(rows, classes) if kind == 'right' else rows.sort_values(['p', 'path'], ascending=[kind == 'unsure', True])
     return rows.head(n).reset_index(drop=True)
 
 # %% ../../nbs/6_insight/08_mistakes.ipynb #805b00f5

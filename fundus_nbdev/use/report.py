@@ -205,6 +205,7 @@ ABOUT:dict[str, str] = { # kind of gallery → what its photographs are
     'false_positive': 'The dangerous kind: a photograph is passed that should not be. Most confident first.',
     'false_negative': 'The costly kind: a photograph is turned away, or graded down, that need not be. Most confident first.',
     'other': 'Mistakes between the remaining classes. Most confident first.', 'wrong': 'Most confident first.',
+    'unsure': 'Right or wrong, the lowest probability first: where a person should look twice.',
     'right': 'Drawn by lot, class by class in turn.'}
 
 # %% ../../nbs/7_use/04_report.ipynb #a873dec1

@@ -54,7 +54,7 @@ def shown_kinds(
 )->list[str]: # kinds of `select_mistakes`
     "Which galleries a report has: mistakes by what they cost, where the first class is fit to diagnose from; between two classes there are no others."
     mistakes = ['false_positive', 'false_negative'] + ['other'] * (len(classes) > 2) if is_good(classes[0]) else ['wrong']
-    return [*mistakes, 'right']
+    return [*mistakes, 'unsure', 'right']
 
 # %% ../../nbs/7_use/05_run.ipynb #2f281860
 def add_shown(
