@@ -192,6 +192,24 @@ def save_metrics(folder, table, metrics, scoring): # writes metrics.csv and figu
 
 
 @app.command()
+def review(
+    source:Annotated[Path, typer.Argument(metavar='RUN', help='Folder of a finished run (with --folds, every photograph is reviewed), or a CSV of predictions of photographs that were not trained on.')],
+    out:Annotated[Optional[Path], typer.Option(file_okay=False, metavar='FOLDER', help='Where to write; without it, the folder review beside the predictions.')] = None,
+    second:Annotated[bool, typer.Option('--second-opinion/--no-second-opinion', help='Ask a simple classifier on ImageNet features and quality factors too (downloads 5 MB once).')] = True,
+    shown:Annotated[int, typer.Option(min=1, help='Photographs on the page and on the contact sheet.')] = 60,
+): # writes review.csv, review.html and contact_sheet.png
+    "Which labels are doubtful? The photographs in the order in which a person should look at them again, and a CSV to correct."
+    from fundus_nbdev.insight.review import review as review_run
+    from fundus_nbdev.training.folder import Progress
+    warnings.filterwarnings('ignore', category=FutureWarning)
+    progress = Progress('auto')
+    done = review_run(source, out, second, shown, progress.say, progress.counter)
+    print(done.verdict)
+    print_rows(['rank', 'label', 'suggestion', 'p(label)', 'photograph'], [[row.rank, row.label, row.suggestion, f'{row.p_label:.2f}', Path(row.path).name] for row in done.order.head(10).itertuples()])
+    print(f'Written: {done.folder/"review.html"}\nCorrect labels in {done.folder/"review.csv"} (column corrected), then: fundus run … --corrections {done.folder/"review.csv"}')
+
+
+@app.command()
 def recipes(): # prints a table
     "List the recipes that ship with the package."
     from fundus_nbdev.training.recipe import find_recipe, recipe_names

@@ -211,6 +211,29 @@ def test_run_measures_where_the_network_looks(first):
     assert 'Where it looks' in (first[0]/'report.html').read_text(encoding='utf-8')
 
 
+def test_review_and_corrections(first, fundus, here, photos):
+    code, text = fundus('review', first[0], '--out', here/'review', '--no-second-opinion')
+    assert code == 0 and 'contradicted' in text, text
+    order = pd.read_csv(here/'review'/'review.csv', keep_default_na=False)
+    tested = pd.read_csv(first[0]/'predictions.csv').query('split == "test"')
+    assert sorted(order.path) == sorted(tested.path) and set(order.corrected) == {''}
+    order.loc[0, 'corrected'] = next(c for c in ('Good', 'Reject') if c != order.label[0])
+    order.loc[1, 'corrected'] = 'remove'
+    order.to_csv(here/'review'/'review.csv', index=False)
+    code, text = fundus('review', first[0], '--out', here/'review', '--no-second-opinion') # again: nothing is lost
+    assert code == 0 and (pd.read_csv(here/'review'/'review.csv', keep_default_na=False).corrected != '').sum() == 2
+    code, text = fundus('run', '--data', photos, '--corrections', here/'review'/'review.csv', *SMALL)
+    assert code == 0, text
+    new = pd.read_csv(folder_of(text, here)/'split.csv').set_index('path')
+    assert new.label[order.path[0]] == order.corrected[0] and order.path[1] not in new.index
+    assert '1 label was corrected and 1 photograph was taken out' in (folder_of(text, here)/'report.html').read_text(encoding='utf-8')
+
+
+def test_review_needs_a_run(fundus, here):
+    code, text = fundus('review', here/'nowhere')
+    assert code == 1 and 'folder of a finished run' in text
+
+
 @pytest.mark.parametrize('words, said', [(['drimdb', '--resume', 'x'], 'no other option'), (['--resume', 'x', '--seed', '1'], 'no other option'), (['--last-good'], 'belongs to --resume')])
 def test_resume_stands_alone(fundus, here, words, said):
     code, text = fundus('run', *words)
