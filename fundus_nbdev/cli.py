@@ -192,6 +192,29 @@ def save_metrics(folder, table, metrics, scoring): # writes metrics.csv and figu
 
 
 @app.command()
+def eda(
+    data:Annotated[Path, typer.Argument(metavar='DATA', help='Folder with a folder per class, CSV or npz file with the photographs.')],
+    out:Annotated[Optional[Path], typer.Option(file_okay=False, metavar='FOLDER', help='Where to write; without it, eda/<name of the data>.')] = None,
+    classes:Annotated[Optional[str], typer.Option(metavar='A,B,…', help='Classes to keep, in this order; without it, all.')] = None,
+    crop:Annotated[Optional[str], typer.Option(metavar='KIND', help="fov: what is inside the field of view; whole: the picture as it is. Without it, whichever suits most photographs.")] = None,
+    examples:Annotated[int, typer.Option(min=1, help='Photographs of each class in the montage.')] = 12,
+    boot:Annotated[int, typer.Option(min=0, help='Resamples for the intervals; 0: no intervals.')] = 2000,
+    overwrite:Annotated[bool, typer.Option('--overwrite', help='Replace an earlier look in the folder.')] = False,
+): # writes eda.html, figures and tables
+    "Look at the data: counts, cameras, colours, montages, and what makes a photograph Good or Bad there."
+    warnings.filterwarnings('ignore', category=FutureWarning) # torch warns of its own jit when it is imported
+    from fundus_nbdev.insight.eda import describe_answer, describe_cameras, describe_counts, headline, look_at_data
+    from fundus_nbdev.training.folder import Progress
+    source = data.expanduser().absolute()
+    done = look_at_data(source, out or Path('eda')/source.stem, overwrite, Progress('auto').counter('Looking at photographs'),
+                        [name.strip() for name in classes.split(',')] if classes else None, crop, examples, boot)
+    print(describe_counts(done), describe_cameras(done), '', headline(done), sep='\n')
+    for question, sentences in describe_answer(done).items(): print(f'\n{question}: {" ".join(sentences)}')
+    for path, why in done.unreadable.items(): print(f'Left out: {why}')
+    print(f'\nWritten: {done.folder/"eda.html"}')
+
+
+@app.command()
 def review(
     source:Annotated[Path, typer.Argument(metavar='RUN', help='Folder of a finished run (with --folds, every photograph is reviewed), or a CSV of predictions of photographs that were not trained on.')],
     out:Annotated[Optional[Path], typer.Option(file_okay=False, metavar='FOLDER', help='Where to write; without it, the folder review beside the predictions.')] = None,
@@ -199,9 +222,9 @@ def review(
     shown:Annotated[int, typer.Option(min=1, help='Photographs on the page and on the contact sheet.')] = 60,
 ): # writes review.csv, review.html and contact_sheet.png
     "Which labels are doubtful? The photographs in the order in which a person should look at them again, and a CSV to correct."
+    warnings.filterwarnings('ignore', category=FutureWarning) # torch warns of its own jit when it is imported
     from fundus_nbdev.insight.review import review as review_run
     from fundus_nbdev.training.folder import Progress
-    warnings.filterwarnings('ignore', category=FutureWarning)
     progress = Progress('auto')
     done = review_run(source, out, second, shown, progress.say, progress.counter)
     print(done.verdict)

@@ -229,6 +229,16 @@ def test_review_and_corrections(first, fundus, here, photos):
     assert '1 label was corrected and 1 photograph was taken out' in (folder_of(text, here)/'report.html').read_text(encoding='utf-8')
 
 
+def test_eda(fundus, here, photos):
+    code, text = fundus('eda', photos, '--out', here/'look', '--boot', '50')
+    assert code == 0 and 'sharpness' in text and 'broken.jpg' in text, text
+    assert '<html' in (here/'look'/'eda.html').read_text(encoding='utf-8') and len(pd.read_csv(here/'look'/'measures.csv')) == 12
+    code, text = fundus('eda', photos, '--out', here/'look')
+    assert code == 1 and '--overwrite' in text
+    code, text = fundus('eda', here/'nowhere')
+    assert code == 1 and 'nowhere' in text
+
+
 def test_review_needs_a_run(fundus, here):
     code, text = fundus('review', here/'nowhere')
     assert code == 1 and 'folder of a finished run' in text

@@ -7,8 +7,9 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/1_data/split.html.md"""
 # %% auto #0
 __all__ = ['SplitError', 'largest_remainder', 'part_size', 'take_evenly', 'improve', 'draw_patients', 'draw_part', 'split_table',
            'fold_table', 'fold_split', 'content', 'same_files', 'leaks', 'check_split', 'save_split', 'load_split',
-           'vessel_map', 'thumbnails_of', 'thumbnails_or_empty', 'likeness', 'windows', 'partners', 'in_threads',
-           'near_pairs', 'join', 'near_duplicates', 'group_near_duplicates']
+           'vessel_map', 'vessel_thumbnails', 'thumbnails_of', 'thumbnails_or_empty', 'likeness', 'windows',
+           'keep_best', 'first_sight', 'partners', 'in_threads', 'near_pairs', 'join', 'near_duplicates',
+           'group_near_duplicates']
 
 # %% ../../nbs/1_data/04_split.ipynb #38a41739
 from collections.abc import Callable, Iterable, Iterator
@@ -270,15 +271,21 @@ def vessel_map(
     return detail/(np.sqrt(blur(detail**2, scale)/around) + .01), float(texture)
 
 # %% ../../nbs/1_data/04_split.ipynb #744934e3
+def vessel_thumbnails(
+    crop:ndarray, # photograph cropped to its field of view, (192,192,3), uint8
+    least:float=.02, # texture below which the thumbnails are empty
+)->tuple[ndarray,ndarray]: # (96,96) and (24,24), float32
+    "A fine and a coarse picture of the vessels of a crop."
+    (fine, texture), (coarse, _) = vessel_map(crop, 5), vessel_map(crop, 12)
+    shown = np.float32(texture >= least)
+    return [cv2.resize(vessels*shown, (size, size), interpolation=cv2.INTER_AREA) for vessels, size in [(fine, 96), (coarse, 24)]]
+
 def thumbnails_of(
     path:str, # photograph
     least:float=.02, # texture below which the thumbnails are empty
 )->tuple[ndarray,ndarray]: # (96,96) and (24,24), float32
     "A fine and a coarse picture of the vessels of a photograph."
-    crop = load_crop(path, 192)
-    (fine, texture), (coarse, _) = vessel_map(crop, 5), vessel_map(crop, 12)
-    shown = np.float32(texture >= least)
-    return [cv2.resize(vessels*shown, (size, size), interpolation=cv2.INTER_AREA) for vessels, size in [(fine, 96), (coarse, 24)]]
+    return vessel_thumbnails(load_crop(path, 192), least)
 
 # %% ../../nbs/1_data/04_split.ipynb #22ac38ea
 def thumbnails_or_empty(
@@ -308,21 +315,43 @@ def windows(
     cut = coarse[:, y:y + 14, x:x + 14].reshape(len(coarse), -1)
     return cut/(np.linalg.norm(cut, axis=1, keepdims=True) + 1e-6)
 
-# %% ../../nbs/1_data/04_split.ipynb #e8a967e7
+# %% ../../nbs/1_data/04_split.ipynb #b7ecb3cd
+def keep_best(
+    values:ndarray, # (A,B)
+    names:ndarray, # what they belong to, (A,B)
+    n:int, # how many, at most B
+)->tuple[ndarray,ndarray]: # values and names, (A,n) each
+    "The n largest values of each row, in any order, and what they belong to."
+    if n >= values.shape[1]: return values, names
+    largest = np.argpartition(-values, n - 1, axis=1)[:, :n] if n else np.empty((len(values), 0), int)
+    return np.take_along_axis(values, largest, 1), np.take_along_axis(names, largest, 1)
+
+# %% ../../nbs/1_data/04_split.ipynb #cfdf49b5
+def first_sight(
+    first:ndarray, # coarse thumbnails, (A,24,24), float32
+    second:ndarray, # coarse thumbnails, (B,24,24), float32
+)->ndarray: # (A,B), float32, -1 to 1
+    "Likeness of the middle of each of the first with each of the second, at the best of 121 shifts."
+    middles, best = windows(first, 5, 5), np.full((len(first), len(second)), -1, np.float32)
+    for shift in range(121): np.maximum(best, middles@windows(second, *divmod(shift, 11)).T, out=best)
+    return best
+
 def partners(
     coarse:ndarray, # coarse thumbnails, (N,24,24), float32
     n:int=10, # partners of each photograph
-    block:int=1000, # photographs at once
+    block:int=1000, # photographs at once: memory grows with its square, not with N²
+    progress:Callable|None=None, # called with blocks of pairs compared, and all
 )->ndarray: # pairs of rows, (K,2), int, the smaller first
     "The photographs that each photograph is most like, at first sight."
-    pairs, middles, n = [], windows(coarse, 5, 5), min(n, len(coarse) - 1)
-    shifted = [windows(coarse, y, x) for y in range(11) for x in range(11)] if len(coarse) <= block else None
-    for start in range(0, len(coarse), block):
+    pairs, starts, n = [], range(0, len(coarse), block), min(n, len(coarse) - 1)
+    for i, start in enumerate(starts):
         rows = np.arange(start, min(start + block, len(coarse)))
-        best = np.full((len(rows), len(coarse)), -1, np.float32)
-        for i in range(121): np.maximum(best, middles[rows]@(shifted[i] if shifted else windows(coarse, *divmod(i, 11))).T, out=best)
-        best[np.arange(len(rows)), rows] = -2
-        likely = np.argpartition(-best, n - 1, axis=1)[:, :n] if n else np.empty((len(rows), 0), int)
+        best, likely = np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), int)
+        for j, other in enumerate(starts):
+            columns = np.arange(other, min(other + block, len(coarse)))
+            seen = np.where(rows[:, None] == columns, -2, first_sight(coarse[rows], coarse[columns]))
+            best, likely = keep_best(np.hstack([best, seen]), np.hstack([likely, np.broadcast_to(columns, seen.shape)]), n)
+            if progress: progress(i*len(starts) + j + 1, len(starts)**2)
         pairs.append(np.stack([np.repeat(rows, n), likely.ravel()], 1))
     return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
 

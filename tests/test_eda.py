@@ -1,0 +1,115 @@
+"Looking at data: no claims where there is nothing, what is planted is found, and a report that needs no network."
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fundus_nbdev.data.photo import FACTORS
+from fundus_nbdev.data.synth import degrade, draw_retina
+from fundus_nbdev.insight.eda import EdaError, ask_tree, describe_pair, describe_tree, look_at_data, path_to, separate_classes, tree_nodes
+from fundus_nbdev.insight.separate import clear
+
+DRAWS = 40
+
+
+def numbers_and_table(seed, planted=0., n_patients=60, classes=('Good', 'Bad')):
+    "Two photographs a patient, eleven numbers of which neighbours go together; the last class differs in one of them by so many standard deviations."
+    rng = np.random.default_rng(seed)
+    person = np.repeat(np.arange(n_patients), 2)
+    base = rng.normal(size=(n_patients, 11))[person] + rng.normal(size=(len(person), 11))
+    numbers = pd.DataFrame(base + .8 * np.roll(base, 1, axis=1), columns=list(FACTORS))
+    labels = rng.permutation(np.resize(classes, n_patients))[person]
+    numbers['haze'] += planted * numbers['haze'].std() * (labels == classes[-1])
+    return numbers, pd.DataFrame(dict(path=[f'{i}.jpg' for i in range(len(person))], label=labels, patient=person.astype(str)))
+
+
+def claims(seed, planted=0., n_boot=200, **given):
+    numbers, table = numbers_and_table(seed, planted, **given)
+    tree = ask_tree(numbers, table, n_boot)
+    return {*clear(separate_classes(numbers, table, n_boot)).name, *['tree'] * bool(tree and tree.useful)}
+
+
+def test_no_claims_on_labels_by_lot():
+    assert sum(bool(claims(seed)) for seed in range(DRAWS)) <= .05 * DRAWS
+
+
+@pytest.mark.slow
+def test_no_claims_on_three_classes_by_lot():
+    "Over two hundred sets, so that chance doesn't decide whether five in a hundred are kept."
+    assert sum(bool(claims(seed, classes=('Good', 'Usable', 'Reject'))) for seed in range(200)) <= 10
+
+
+def test_a_planted_difference_is_found_and_named():
+    found = [claims(100 + seed, 1.5) for seed in range(10)]
+    assert all('haze' in names for names in found)
+    assert sum(bool(names - {'haze', 'over_exposed', 'under_exposed', 'noise', 'tree'}) for names in found) <= 1 # neighbours may follow, strangers may not
+
+
+def test_words_follow_the_numbers():
+    numbers, table = numbers_and_table(3, 2.)
+    separation = separate_classes(numbers, table, 200)
+    said = ' '.join(describe_pair(separation, ('Good', 'Bad'), numbers, table.label))
+    assert said.startswith('Bad photographs stand out by haze') and 'higher in the Bad one' in said
+    turned = numbers.assign(haze=-numbers.haze)
+    assert 'by little haze' in ' '.join(describe_pair(separate_classes(turned, table, 200), ('Good', 'Bad'), turned, table.label))
+    assert 'None of the 11' in ' '.join(describe_pair(separate_classes(*numbers_and_table(0), 200), ('Good', 'Bad'), *[frame if i == 0 else frame.label for i, frame in enumerate(numbers_and_table(0))]))
+    assert describe_tree(None)[0].startswith('Whether they tell more together')
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_every_photograph_follows_its_rule(seed):
+    "The drawn tree answers as the grown one: who fits the words of a leaf arrives there."
+    numbers, table = numbers_and_table(seed, 2., classes=('Good', 'Usable', 'Reject'))
+    nodes = tree_nodes(numbers, table)
+    counts = [f'n_{name}' for name in ('Good', 'Usable', 'Reject')]
+    assert nodes[nodes.factor == ''][counts].to_numpy().sum() == len(table)
+
+    def arrives(row, i=0): return i if not nodes.factor[i] else arrives(row, nodes.yes[i] if row[nodes.factor[i]] <= nodes.threshold[i] else nodes.no[i])
+    at = numbers.apply(arrives, axis=1)
+    for leaf in nodes.index[nodes.factor == '']:
+        assert nodes.loc[leaf, counts].sum() == (at == leaf).sum()
+        assert path_to(nodes, leaf) or len(nodes) == 1
+
+
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('set')
+    for k in range(6):
+        for label in ('Good', 'Bad <b>'):
+            photo = draw_retina(k, 100, 'left', 'round')
+            rgb = photo.rgb if label == 'Good' else degrade(photo.rgb, 'defocus', .7, fov=photo.fov).rgb
+            file = folder/label/f'{k}.jpg'
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(rgb).save(file)
+    (folder/'Good'/'broken.jpg').write_bytes(b'\xff\xd8\xff\xe0 cut')
+    return folder
+
+
+def test_a_report_without_network_and_without_markup_of_others(photographs, tmp_path):
+    eda = look_at_data(photographs, tmp_path/'out', n_boot=50, examples=2)
+    html = (tmp_path/'out'/'eda.html').read_text()
+    assert not re.search(r'(src|href)="(?!data:|#)', html) and 'http' not in html and '<script' not in html
+    assert '<b>Bad <b>' not in html and 'Bad &lt;b&gt;' in html
+    assert 'broken.jpg' in html and list(eda.unreadable) == [str(photographs/'Good'/'broken.jpg')]
+    assert (tmp_path/'out'/'figures'/'mean_Bad_b.png').stat().st_size
+    assert not list(tmp_path.rglob('.unfinished*'))
+
+
+def test_a_killed_job_goes_on(photographs, tmp_path):
+    "What was measured is not measured again; without eda.html the folder isn't finished, so nothing is refused."
+    first = look_at_data(photographs, tmp_path, n_boot=0, examples=1)
+    (tmp_path/'eda.html').unlink()
+    seen = []
+    second = look_at_data(photographs, tmp_path, n_boot=0, examples=1, progress=lambda done, n: seen.append(done))
+    assert seen[0] == 13 # all but the broken one were there
+    pd.testing.assert_frame_equal(first.values, second.values)
+    with pytest.raises(EdaError, match='overwrite'): look_at_data(photographs, tmp_path)
+
+
+def test_the_same_photographs_the_same_sums(photographs):
+    first, second = (look_at_data(photographs, n_boot=0, examples=1) for _ in range(2))
+    for name in first.sums:
+        assert (first.sums[name].total == second.sums[name].total).all() and (first.sums[name].levels == second.sums[name].levels).all()
+    assert [list(lot) for lot in first.lot.values()] == [list(lot) for lot in second.lot.values()]
