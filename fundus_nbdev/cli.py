@@ -28,16 +28,17 @@ def run(
     overwrite:Annotated[bool, typer.Option('--overwrite', help='Replace the run folder if it is there.')] = False,
     gallery:Annotated[int, typer.Option(min=0, help='Photographs in each gallery of the report (mistakes, and right answers), any number; 0: none.')] = 12,
     shared_scale:Annotated[bool, typer.Option('--shared-scale', help='One colour scale for all heat maps of a gallery: shows how much, where one for each photograph shows where.')] = False,
-    resume:Annotated[Optional[Path], typer.Option(help='Go on with the run in this folder, which was ended before its end, or write the report of a finished one again; its recipe holds, so only --gallery and --shared-scale may be given.')] = None,
+    stability:Annotated[int, typer.Option(min=0, help='Photographs that are degraded and changed after the training, to see what breaks an answer and what moves it; 40 take a minute or more; 0: none.')] = 0,
+    resume:Annotated[Optional[Path], typer.Option(help='Go on with the run in this folder, which was ended before its end, or write the report of a finished one again; its recipe holds, so only --gallery, --shared-scale and --stability may be given.')] = None,
     last_good:Annotated[bool, typer.Option('--last-good', help='With --resume: pass over damaged checkpoints.')] = False,
 ): # writes a run folder
     "Train on photographs, evaluate, explain the mistakes, and write a report. Without a recipe: the embedded synthetic set."
     from fundus_nbdev.training.recipe import find_recipe, override
     warnings.filterwarnings('ignore', category=FutureWarning) # torch warns of its own jit when it is imported
     asked = [value is not None for value in (data, corrections, folds, seed, epochs, size, out)] + [bool(recipe), bool(changes), overwrite]
-    if resume and any(asked): raise typer.BadParameter('it goes on with the recipe in the folder: give no recipe and no other option than --gallery and --shared-scale.', param_hint='--resume')
+    if resume and any(asked): raise typer.BadParameter('it goes on with the recipe in the folder: give no recipe and no other option than --gallery, --shared-scale and --stability.', param_hint='--resume')
     if last_good and not resume: raise typer.BadParameter('it belongs to --resume.', param_hint='--last-good')
-    shown = dict(n_gallery=gallery, shared=shared_scale)
+    shown = dict(n_gallery=gallery, shared=shared_scale, n_stability=stability)
     if resume: return go_on(resume, last_good=last_good, **shown)
     if data: data = str(Path(data).expanduser().absolute()) # so that the saved recipe works from any folder
     named = {'data.source': data, 'data.corrections': str(corrections.absolute()) if corrections else None, 'data.folds': folds, 'seed': seed, 'training.epochs': epochs, 'data.size': size}

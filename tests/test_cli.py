@@ -195,12 +195,14 @@ def test_resume_of_a_finished_run_only_writes_the_report_again(first, fundus, he
 def test_a_finished_run_gets_galleries_of_any_size(first, fundus, here, n):
     copy = here/f'gallery{n}'
     shutil.copytree(first[0], copy)
-    code, text = fundus('run', '--resume', copy, '--gallery', n, '--shared-scale')
+    code, text = fundus('run', '--resume', copy, '--gallery', n, '--shared-scale', *(['--stability', 3] if n == 1 else []))
     html = (copy/'report.html').read_text(encoding='utf-8')
     tested = pd.read_csv(copy/'predictions.csv').query('split == "test"')
     kinds = tested.label.eq(tested.pred).groupby([tested.label.eq(tested.pred), tested.pred.eq('Good') & tested.label.ne(tested.pred)]).size() # right, called Good, called Reject
     assert code == 0 and html.count('<article class="card">') == kinds.clip(upper=n).sum() + min(n, len(tested)) # and the least sure
     assert f'--gallery {n} --shared-scale' in html
+    assert (copy/'stability.csv').exists() == ('Changes that should not matter' in html or 'should not matter' in html) == (n == 1)
+    assert 'Why it fails' in html and (copy/'causes.csv').exists()
     assert ('one scale holds for all photographs of a gallery' in html) == (n > 0)
 
 

@@ -8,8 +8,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/7_use/report.html.md"""
 __all__ = ['CLASS_COLUMNS', 'PARTS', 'LINES', 'CURVE_WORDS', 'ABOUT', 'CHARTS', 'ReportData', 'meanings', 'per_cent',
            'limits_text', 'key_numbers', 'class_rows', 'confusion_rows', 'count_table', 'plot_curves', 'picture',
            'drawing', 'factor_strips', 'about', 'card_values', 'gallery_values', 'look_cell', 'look_rows', 'charts_of',
-           'chart_values', 'facts', 'how_to_read', 'sentences', 'tables', 'ReportError', 'check_report',
-           'render_report', 'save_figures', 'write_report']
+           'chart_values', 'facts', 'how_to_read', 'why_sentences', 'sentences', 'tables', 'ReportError',
+           'check_report', 'render_report', 'save_figures', 'write_report']
 
 # %% ../../nbs/7_use/04_report.ipynb #0334c8c1
 from base64 import b64encode
@@ -31,7 +31,9 @@ from ..evaluation.metrics import confusion, format_interval, plot_confusion
 from ..evaluation.predictions import classes_of_predictions, scored_part
 from ..evaluation.reliability import plot_reliability
 from ..insight.attention import MEASURES, describe_looks, looks_of
+from ..insight.causes import Causes, describe_causes
 from ..insight.mistakes import Card, Gallery, distance_outside, plot_gallery
+from ..insight.stability import Stability, describe_stability, plot_degradation
 from ..models.bundle import BundleInfo
 from ..training.recipe import Recipe, to_toml
 from .confidence import Confidence, describe_confidence
@@ -57,6 +59,8 @@ class ReportData:
     figures:dict = field(default_factory=dict) # title → further matplotlib Figure
     looks:pd.DataFrame|None = None # of `looks_where`: where right and wrong answers look
     confidence:Confidence|None = None # of `confidence_of`: calibration, threshold, silence, sets
+    causes:Causes|None = None # of `causes_of`: what wrong answers have in common
+    stability:Stability|None = None # of `stability_of`: how answers bear changes
 
 # %% ../../nbs/7_use/04_report.ipynb #f954260e
 def meanings(
@@ -267,7 +271,8 @@ CHARTS:dict[str, tuple[str, str]] = { # name → title, what it shows
     'roc': ('Found, and falsely called', 'For each class: the share of its photographs that is found (sensitivity) against the share of the others called it falsely, for every threshold. The number is the area, with its interval.'),
     'precision_recall': ('Found, and rightly called', 'For each class: of the photographs called it, the share that is of it (precision) against the share found (recall). The number is the mean precision.'),
     'reliability': ('Stated, and true', 'Of the answers given with some confidence, the share that is right. On the diagonal, a confidence of 80 % is right 80 times of 100.'),
-    'risk_coverage': ('Answered, and wrong', 'If it answers only the photographs it is surest of: the share of wrong answers among them.')}
+    'risk_coverage': ('Answered, and wrong', 'If it answers only the photographs it is surest of: the share of wrong answers among them.'),
+    'degradation': ('Spoilt on purpose', 'Photographs that were answered rightly, degraded step by step: the share that is still answered so. Bands: 95 % intervals over patients.')}
 
 # %% ../../nbs/7_use/04_report.ipynb #5882da5b
 def charts_of(
@@ -275,6 +280,7 @@ def charts_of(
 )->dict[str, 'matplotlib.figure.Figure']: # name in `CHARTS` → chart
     "What is drawn of the numbers."
     charts = {'roc': plot_roc(data.predictions, metrics=data.metrics), 'precision_recall': plot_precision_recall(data.predictions, metrics=data.metrics)}
+    if data.stability: charts['degradation'] = plot_degradation(data.stability.curves)
     if not data.confidence: return charts
     sure = data.confidence
     return charts | {'reliability': plot_reliability({'as trained': sure.trained, 'calibrated': sure.calibrated}), 'risk_coverage': plot_risk_coverage(sure.calibrated)}
@@ -309,7 +315,16 @@ def how_to_read(
             + f' The per cent: the highest value of the map, of the highest in the gallery{own}.' * any(card.peaks for card in cards)
             + f' Below: quality factors, measured without the network; the bar is the usual range of {first} photographs (5th to 95th percentile), the mark is this one.' * any(card.factors for card in cards))
 
-# %% ../../nbs/7_use/04_report.ipynb #ff15bdf3
+# %% ../../nbs/7_use/04_report.ipynb #819f6e3b
+def why_sentences(
+    data:ReportData, # what the report tells of
+)->list[str]: # empty where nothing was looked for
+    "Causes of mistakes, and what moves an answer."
+    first = classes_of_predictions(data.predictions)[0]
+    moves = describe_stability(data.stability, first) if data.stability else []
+    return (describe_causes(data.causes) if data.causes else []) + (moves if is_good(first) else moves[-1:])
+
+# %% ../../nbs/7_use/04_report.ipynb #16f15686
 def sentences(
     data:ReportData, # what the report tells of
 )->dict: # for the template
@@ -323,6 +338,7 @@ def sentences(
         mistakes_sentence=f'{counted(wrong, "mistake").capitalize()} in {counted(len(part), "photograph")}.' + (' Look at them before you trust any number above.' if wrong and how_to_read(data) else ''),
         sure_sentences=describe_confidence(data.confidence) if data.confidence else [],
         looks_sentences=describe_looks(data.looks) if data.looks is not None else [],
+        why_sentences=why_sentences(data),
         done=[describe_data(data.table, classes_of_predictions(data.predictions), data.recipe, len(data.unreadable)),
                describe_split(data.table, data.recipe), describe_network(data.recipe, data.parameters), describe_training(data.recipe, data.seconds)],
         curve_sentence=describe_curves(data.history) if data.history is not None else '',

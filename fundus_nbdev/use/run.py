@@ -7,9 +7,11 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/7_use/run.html.md"""
 # %% auto #0
 __all__ = ['BASELINE_METRICS', 'sample_paths', 'shown_kinds', 'add_shown', 'usual_ranges', 'network_folders', 'splits_of',
            'baseline_answers', 'baseline_table', 'explainer_of', 'galleries_of', 'check_gallery', 'attended',
-           'looks_of_run', 'Run', 'bundle_folders', 'command_of', 'cautions_of', 'keep_fitted', 'judge', 'run']
+           'looks_of_run', 'why_of', 'Run', 'bundle_folders', 'command_of', 'cautions_of', 'keep_fitted', 'judge',
+           'run']
 
 # %% ../../nbs/7_use/05_run.ipynb #3013142e
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import shlex
@@ -27,8 +29,10 @@ from ..evaluation.metrics import evaluate, format_interval
 from ..evaluation.predictions import scored_part
 from ..insight.attention import attention_table, looks_where
 from ..insight.baselines import factor_baseline, majority_baseline
+from ..insight.causes import Causes, causes_of
 from ..insight.measure import measure_factors
 from ..insight.mistakes import Gallery, MistakeError, explain_rows, factor_ranges, make_gallery, select_mistakes
+from ..insight.stability import Stability, stability_of
 from ..models.bundle import update_bundle
 from ..models.count import count_parameters
 from ..training.fit import Fit, fit
@@ -182,7 +186,23 @@ def looks_of_run(
     maps = explain_rows(rows, *explainer_of(fitted), ('pred',))[1]
     return looks_where(attention_table(rows, np.stack([map[0] for map in maps]), seed=fitted.recipe.seed))
 
-# %% ../../nbs/7_use/05_run.ipynb #3d6371c3
+# %% ../../nbs/7_use/05_run.ipynb #0bb03bfd
+def why_of(
+    fitted:Fit, # a training and its predictions
+    factors:pd.DataFrame, # of `measure_factors`
+    n_stability:int=0, # photographs that are degraded and changed; 0: none
+    progress:Callable|None=None, # called with (photographs done, all photographs)
+)->tuple[Causes|None, Stability|None]: # None where there is no field of view, or it was not asked for
+    "Causes and stability (writes causes.csv, slices.csv, degradation.csv, stability.csv)."
+    if fitted.recipe.data.crop != 'fov': return None, None
+    causes = causes_of(fitted.predictions, factors, seed=fitted.recipe.seed)
+    tables = {'causes': causes.factors.rename_axis('factor').reset_index(), 'slices': causes.slices}
+    stability = stability_of(scored_part(fitted.predictions), explainer_of(fitted)[0], n_stability, fitted.recipe.seed, progress) if n_stability else None
+    if stability: tables |= {'degradation': stability.curves, 'stability': stability.table}
+    for name, table in tables.items(): write_whole(fitted.folder/f'{name}.csv', table.to_csv(index=False))
+    return causes, stability
+
+# %% ../../nbs/7_use/05_run.ipynb #ac4c162b
 @dataclass(frozen=True)
 class Run:
     "A finished run."
@@ -192,6 +212,8 @@ class Run:
     report:Path # report.html
     looks:pd.DataFrame|None = None # of `looks_where`
     confidence:Confidence|None = None # of `confidence_of`; None where nothing could be fitted
+    causes:Causes|None = None # of `causes_of`; None where no factors were measured
+    stability:Stability|None = None # of `stability_of`; None where it was not asked for
 
     @property
     def folder(self)->Path: return self.fit.folder # the run folder
@@ -209,9 +231,10 @@ def command_of(
     folder:Path, # run folder
     n_gallery:int=12, # photographs in each gallery
     shared:bool=False, # one colour scale for each gallery?
+    n_stability:int=0, # photographs that are degraded and changed
 )->str: # for a shell
     "The command that repeats a run."
-    options = [f'--gallery {n_gallery}'] * (n_gallery != 12) + ['--shared-scale'] * shared
+    options = [f'--gallery {n_gallery}'] * (n_gallery != 12) + ['--shared-scale'] * shared + [f'--stability {n_stability}'] * bool(n_stability)
     return ' '.join(['fundus run', shlex.quote(str(folder/'recipe.toml')), *options])
 
 # %% ../../nbs/7_use/05_run.ipynb #1922f7f3
@@ -243,6 +266,7 @@ def judge(
     start:float, # when the run began, s, of time.perf_counter
     n_gallery:int=12, # photographs in each gallery
     shared:bool=False, # one colour scale for each gallery?
+    n_stability:int=0, # photographs that are degraded and changed; 0: none
 )->Run:
     "All that comes after the training: score, look at the mistakes, explain, report (writes files)."
     metrics = evaluate(fitted.predictions)
@@ -255,11 +279,12 @@ def judge(
     shown.say('Explaining mistakes and writing the report')
     galleries, looks = galleries_of(fitted, add_shown(fitted, factors, n_gallery), n_gallery, shared), looks_of_run(fitted)
     if looks is not None: write_whole(fitted.folder/'looks.csv', looks.to_csv(index=False))
+    causes, stability = why_of(fitted, factors, n_stability, shown.counter('Degrading and changing photographs'))
     infos = tuple(bundle.info for bundle in fitted.bundles)
     report = write_report(fitted.folder, ReportData(fitted.recipe, fitted.table, fitted.predictions, metrics, fitted.history, infos, galleries, baselines, fitted.unreadable,
-        count_parameters(fitted.bundles[0].model), time.perf_counter() - start, command_of(fitted.recipe, fitted.folder, n_gallery, shared), cautions_of(fitted), looks=looks, confidence=sure))
+        count_parameters(fitted.bundles[0].model), time.perf_counter() - start, command_of(fitted.recipe, fitted.folder, n_gallery, shared, n_stability), cautions_of(fitted), looks=looks, confidence=sure, causes=causes, stability=stability))
     shown.say(f'accuracy {format_interval(*metrics.loc["accuracy"])}, macro AUC {format_interval(*metrics.loc["macro_auc"])}, {time.perf_counter() - start:.0f} s')
-    return Run(fitted, metrics, baselines, report, looks, sure)
+    return Run(fitted, metrics, baselines, report, looks, sure, causes, stability)
 
 # %% ../../nbs/7_use/05_run.ipynb #711a3c3a
 def run(
@@ -271,10 +296,11 @@ def run(
     resume:bool=False, # go on with the unfinished run in `folder`
     last_good:bool=False, # pass over damaged checkpoints
     shared:bool=False, # one colour scale for all maps of a gallery, or one for each photograph
+    n_stability:int=0, # rightly answered photographs that are degraded and changed, to see what moves an answer; 0: none
 )->Run|None: # None in all processes but the main one, where several train together
     "Do the whole job: writes the run folder with its report."
     check_gallery(n_gallery)
     start, shown = time.perf_counter(), Progress('auto' if progress else 'none')
     fitted = fit(recipe, folder, overwrite, shown, resume, last_good)
     if not fitted: return None
-    with saying_where(fitted.folder, shown.say), guard_disk(fitted.folder): return judge(fitted, shown, start, n_gallery, shared)
+    with saying_where(fitted.folder, shown.say), guard_disk(fitted.folder): return judge(fitted, shown, start, n_gallery, shared, n_stability)
