@@ -9,6 +9,7 @@ __all__ = ['SLICE_COLUMNS', 'stratified_auc', 'measured_part', 'compare_answers'
            'Causes', 'causes_of', 'differing', 'describe_causes']
 
 # %% ../../nbs/6_insight/10_causes.ipynb #49fc2450
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ def stratified_auc(
     positive:np.ndarray, # is it of the second group?, (n,), bool
     strata:np.ndarray, # only photographs of one stratum are compared, (n,)
     group:np.ndarray, # patient of each photograph, (n,), 0…G-1
-)->'Callable': # weights (R,G), how often each patient counts → (R,1); NaN where no stratum has both groups
+)->Callable: # weights (R,G), how often each patient counts → (R,1); NaN where no stratum has both groups
     "How often a photograph of the second group has the larger value than one of the first, in the same stratum."
     parts = [(rows, rank(values[rows], positive[rows])) for rows in (np.flatnonzero(strata == s) for s in np.unique(strata)) if positive[rows].any() and not positive[rows].all()]
     def auc(weights):
