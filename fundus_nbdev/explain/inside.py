@@ -11,9 +11,10 @@ __all__ = ['ExplainError', 'buffers_of', 'put_back', 'untouched', 'casting', 'ap
            'choose_classes']
 
 # %% ../../nbs/5_explain/01_inside.ipynb #0a865c88
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 import difflib
+import math
 import operator
 
 import numpy as np
@@ -249,7 +250,7 @@ def all_finite(
     values:Tensor, # any floats
 )->bool: # neither NaN nor infinite
     "One sum tells; only where it is not finite (it may have overflowed) every value is looked at."
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+    return math.isfinite(values.sum().item()) or bool(values.isfinite().all())
 
 # %% ../../nbs/5_explain/01_inside.ipynb #a933347f
 def check_finite(
@@ -297,9 +298,11 @@ def choose_classes(
     B, N = scores.shape
     if classes is None: return scores.argmax(1, keepdim=True)
     if isinstance(classes, (Tensor, np.ndarray)) and classes.ndim == 1: raise ExplainError(f'classes: found {len(classes)} in a flat tensor. Labels, one for each photo, are labels[:, None]; a choice for all photos is a list')
-    try: chosen = torch.as_tensor(classes if isinstance(classes, (Tensor, np.ndarray)) else [operator.index(c) for c in np.atleast_1d(classes)], device=scores.device).as_subclass(Tensor)
+    if not isinstance(classes, Iterable): classes = [classes]
+    try: chosen = torch.as_tensor(classes if isinstance(classes, (Tensor, np.ndarray)) else [operator.index(c) for c in classes], device=scores.device).as_subclass(Tensor)
     except TypeError as error: raise ExplainError(f'classes: found {classes!r}; expected whole numbers from 0 to {N - 1}') from error
     chosen = chosen.expand(B, -1) if chosen.ndim < 2 else chosen
     if chosen.ndim != 2 or len(chosen) != B or not chosen.shape[1] or chosen.is_floating_point(): raise ExplainError(f'classes: found {chosen.dtype} of shape {tuple(chosen.shape)}; expected whole numbers (B,C) with B = {B}')
-    if chosen.min() < 0 or chosen.max() >= N: raise ExplainError(f'classes: found {chosen.unique().tolist()}; expected 0 to {N - 1}, the network has {N} classes')
+    least, most = chosen.aminmax()
+    if least < 0 or most >= N: raise ExplainError(f'classes: found {chosen.unique().tolist()}; expected 0 to {N - 1}, the network has {N} classes')
     return chosen.long()
