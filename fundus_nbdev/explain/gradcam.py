@@ -6,18 +6,18 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/5_explain/gradcam.html.md"""
 
 # %% auto #0
 __all__ = ['cut_at', 'class_gradients', 'from_the_end', 'linear_layers', 'linear_head', 'last_maps', 'look_at', 'maps_of',
-           'explain_once', 'check_method', 'explaining', 'grad_cam']
+           'itself', 'explain_once', 'check_method', 'explaining', 'grad_cam']
 
 # %% ../../nbs/5_explain/04_gradcam.ipynb #96b4db40
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from .cam import GRADIENT_METHODS, METHODS, Look
-from .inside import ExplainError, all_finite, apart, as_maps, casting, check_maps, check_photos, check_scores, choose_classes, exact, find_layer, forward, listed, spatial_layers, untouched, watching
+from .inside import ExplainError, all_finite, as_maps, casting, check_maps, check_photos, check_scores, choose_classes, exact, find_layer, forward, listed, put_back, spatial_layers, unrecorded, untouched, watching
 
 # %% ../../nbs/5_explain/04_gradcam.ipynb #fc115cbb
 def cut_at(
@@ -145,16 +145,22 @@ def maps_of(
     return maps
 
 # %% ../../nbs/5_explain/04_gradcam.ipynb #0c716baf
+def itself(
+    model:nn.Module, # any network, perhaps compiled
+)->nn.Module: # what was compiled, or the same
+    "The network to put hooks on."
+    return getattr(model, '_orig_mod', model)
+
 def explain_once(
-    model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
+    model:nn.Module, # a network in eval mode that answers with class scores (B,N)
     x:Tensor, # photos, (B,3,H,W)
     layer:nn.Module|str|int|None, # as for `grad_cam`
     classes:int|list|Tensor|None, # as for `grad_cam`
     method:str, # a name in `METHODS`
 )->tuple[str, Tensor]: # dotted name of the layer; maps (B,C,h,w)
     "One batch explained, and the layer at which it was."
-    model, photos = getattr(model, '_orig_mod', model), check_photos(x) # of a compiled network, the network itself
-    with apart(model, photos.device.type):
+    photos = check_photos(x)
+    with unrecorded(photos.device.type):
         name, look = look_at(model, photos.clone() if photos.is_inference() else photos, layer, classes)
         with casting(photos.device.type, enabled=False): return name, maps_of(look, method)
 
@@ -174,11 +180,17 @@ def explaining(
     method:str='gradcam', # a name in `METHODS`
 ): # explain(x, classes=None) → maps (B,C,h,w)
     "Maps in a loop: `with explaining(model) as explain: explain(x, classes)`."
-    method, known = check_method(method), {'layer': layer}
+    model, method, known = itself(model), check_method(method), {'layer': layer, 'ready': True}
+    parts = list(model.modules())
     def explain(x, classes=None):
-        known['layer'], maps = explain_once(model, x, known['layer'], classes, method)
+        with nullcontext() if known['ready'] and not any(part.training for part in parts) else untouched(model):
+            try: known['layer'], maps = explain_once(model, x, known['layer'], classes, method)
+            finally:
+                if known['ready']: put_back(buffers)
         return maps
-    with untouched(model): yield explain
+    with untouched(model) as buffers:
+        try: yield explain
+        finally: known['ready'] = False
 
 # %% ../../nbs/5_explain/04_gradcam.ipynb #3a0e25d5
 def grad_cam(
@@ -189,4 +201,5 @@ def grad_cam(
     method:str='gradcam', # a name in `METHODS`
 )->Tensor: # maps, (B,C,h,w), float32 (float64 for a float64 network), after the paper's ReLU where it has one, never rescaled
     "Where a photo speaks for a class: Grad-CAM (https://arxiv.org/abs/1610.02391, section 3) and the other methods of this page."
-    return explain_once(model, x, layer, classes, check_method(method))[1]
+    model = itself(model)
+    with untouched(model): return explain_once(model, x, layer, classes, check_method(method))[1]
