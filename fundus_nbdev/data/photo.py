@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/1_data/photo.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FACTORS', 'cc0_photo', 'PhotoError', 'open_photo', 'show_photos', 'FieldOfView', 'find_fov', 'fov_mask',
-           'crop_fov', 'load_crop', 'Factor', 'edge_strength', 'quality_factors']
+           'crop_fov', 'crop_mask', 'load_crop', 'Factor', 'edge_strength', 'quality_factors']
 
 # %% ../../nbs/1_data/01_photo.ipynb #464e4991
 from dataclasses import dataclass
@@ -476,9 +476,9 @@ def crop_fov(
     fov = fov or find_fov(rgb)
     square = _cut_square(rgb, fov)
     way = cv2.INTER_AREA if len(square)>=size else cv2.INTER_LINEAR
-    return cv2.copyTo(cv2.resize(square, (size,size), interpolation=way), _crop_mask(fov, size))
+    return cv2.copyTo(cv2.resize(square, (size,size), interpolation=way), crop_mask(fov, size))
 
-def _crop_mask(
+def crop_mask(
     fov:FieldOfView, # of the photo
     size:int, # side of the crop, px
 )->ndarray: # (size,size), uint8, 0 or 255
@@ -537,7 +537,7 @@ def _inner(
     fov:FieldOfView, # of the photo
 )->ndarray: # (512,512), bool
     "The mask in the crop, without its outermost 3 %."
-    framed = cv2.copyMakeBorder(_crop_mask(fov, _SCALE), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    framed = cv2.copyMakeBorder(crop_mask(fov, _SCALE), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
     return cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1,1:-1]>.015*_SCALE
 
 # %% ../../nbs/1_data/01_photo.ipynb #4ac33b1c

@@ -8,8 +8,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/1_data/split.html.md"""
 __all__ = ['SplitError', 'largest_remainder', 'part_size', 'take_evenly', 'improve', 'draw_patients', 'draw_part', 'split_table',
            'fold_table', 'fold_split', 'content', 'same_files', 'leaks', 'check_split', 'save_split', 'load_split',
            'vessel_map', 'vessel_thumbnails', 'thumbnails_of', 'thumbnails_or_empty', 'likeness', 'windows',
-           'keep_best', 'first_sight', 'partners', 'in_threads', 'near_pairs', 'join', 'near_duplicates',
-           'group_near_duplicates']
+           'keep_best', 'first_sight', 'most_alike', 'as_pairs', 'partners', 'in_threads', 'near_pairs', 'join',
+           'near_duplicates', 'group_near_duplicates']
 
 # %% ../../nbs/1_data/04_split.ipynb #38a41739
 from collections.abc import Callable, Iterable, Iterator
@@ -336,24 +336,44 @@ def first_sight(
     for shift in range(121): np.maximum(best, middles@windows(second, *divmod(shift, 11)).T, out=best)
     return best
 
+def most_alike(
+    compare:Callable, # two arrays of rows, (A,) and (B,) → likeness (A,B)
+    count:int, # N
+    n:int=10, # partners of each
+    block:int=1000, # rows at once: memory grows with its square, not with N²
+    progress:Callable|None=None, # called with blocks of pairs compared, and all
+)->tuple[ndarray,ndarray]: # partners and their likeness, (N,n) each, in any order; fewer columns where there are no more
+    "The others that each one is most like: everything is compared with everything, block by block."
+    n, starts = max(min(n, count - 1), 0), range(0, count, block)
+    partner, likeness = np.empty((count, n), int), np.empty((count, n), np.float32)
+    for i, start in enumerate(starts):
+        rows = np.arange(start, min(start + block, count))
+        best, likely = np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), int)
+        for j, other in enumerate(starts):
+            columns = np.arange(other, min(other + block, count))
+            seen = np.where(rows[:, None] == columns, -2, compare(rows, columns))
+            best, likely = keep_best(np.hstack([best, seen]), np.hstack([likely, np.broadcast_to(columns, seen.shape)]), n)
+            if progress: progress(i*len(starts) + j + 1, len(starts)**2)
+        partner[rows], likeness[rows] = likely, best
+    return partner, likeness
+
+def as_pairs(
+    partner:ndarray, # of `most_alike`, (N,n)
+    chosen:ndarray, # which count, (N,n), bool
+)->ndarray: # pairs of rows, (K,2), int, the smaller first, each once
+    "Partners as pairs."
+    row, column = np.nonzero(chosen)
+    return np.unique(np.sort(np.stack([row, partner[row, column]], 1), axis=1), axis=0)
+
 def partners(
     coarse:ndarray, # coarse thumbnails, (N,24,24), float32
     n:int=10, # partners of each photograph
-    block:int=1000, # photographs at once: memory grows with its square, not with N²
+    block:int=1000, # photographs at once
     progress:Callable|None=None, # called with blocks of pairs compared, and all
 )->ndarray: # pairs of rows, (K,2), int, the smaller first
     "The photographs that each photograph is most like, at first sight."
-    pairs, starts, n = [], range(0, len(coarse), block), min(n, len(coarse) - 1)
-    for i, start in enumerate(starts):
-        rows = np.arange(start, min(start + block, len(coarse)))
-        best, likely = np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), int)
-        for j, other in enumerate(starts):
-            columns = np.arange(other, min(other + block, len(coarse)))
-            seen = np.where(rows[:, None] == columns, -2, first_sight(coarse[rows], coarse[columns]))
-            best, likely = keep_best(np.hstack([best, seen]), np.hstack([likely, np.broadcast_to(columns, seen.shape)]), n)
-            if progress: progress(i*len(starts) + j + 1, len(starts)**2)
-        pairs.append(np.stack([np.repeat(rows, n), likely.ravel()], 1))
-    return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
+    partner, likeness = most_alike(lambda rows, columns: first_sight(coarse[rows], coarse[columns]), len(coarse), n, block, progress)
+    return as_pairs(partner, likeness > -2)
 
 # %% ../../nbs/1_data/04_split.ipynb #dc1df068
 def in_threads(

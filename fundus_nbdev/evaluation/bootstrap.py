@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/4_evaluation/bootstrap.html.md
 
 # %% auto #0
 __all__ = ['draw_groups', 'group_totals', 'in_blocks', 'resample', 'leave_out', 'acceleration', 'bca_ends', 'spread_ends',
-           'estimate_and_resamples', 'estimate']
+           'estimate_and_resamples', 'estimate', 'mean_interval']
 
 # %% ../../nbs/4_evaluation/03_bootstrap.ipynb #b4fae344
 from collections.abc import Callable
@@ -144,3 +144,17 @@ def estimate(
 )->pd.DataFrame: # index: names; columns value, low, high; attrs: n_groups, n_boot, undefined (name → resamples)
     "Numbers with their 95 % BCa bootstrap intervals over groups."
     return estimate_and_resamples(statistic, names, n_groups, n_boot, seed, noisy)[0]
+
+# %% ../../nbs/4_evaluation/03_bootstrap.ipynb #a784f218
+def mean_interval(
+    values:pd.Series, # of photographs: numbers, or whether
+    patients:pd.Series, # of the same photographs
+    n_boot:int=2000, # resamples
+    seed:int=0, # of the resamples
+)->tuple[float, float, float]: # mean, lower and upper end of its 95 % interval; no interval (NaN) with fewer than 5 patients
+    "A mean over photographs, and how sure it is."
+    group = pd.factorize(patients)[0]
+    sums, counts = np.bincount(group, np.asarray(values, float)), np.bincount(group)
+    if len(counts) < 5: return float(pd.Series(values).mean()), np.nan, np.nan
+    def mean(weights): return (weights @ sums / (weights @ counts))[:, None]
+    return tuple(estimate(mean, ['mean'], len(counts), n_boot, seed).loc['mean', ['value', 'low', 'high']])

@@ -7,23 +7,22 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/6_insight/attention.html.md"""
 # %% auto #0
 __all__ = ['MEASURES', 'PLACE_WORDS', 'AttentionError', 'read_field', 'local_factors', 'Places', 'average_places',
            'measure_places', 'share_inside', 'distance_from_centre', 'correlate_ranks', 'correlation_by_chance',
-           'measure_look', 'places_of', 'attention_table', 'over_chance', 'groups_of', 'looks_where', 'looks_of',
-           'describe_inside', 'describe_places', 'describe_looks']
+           'measure_look', 'attention_table', 'groups_of', 'looks_where', 'looks_of', 'describe_inside',
+           'describe_places', 'describe_looks']
 
 # %% ../../nbs/6_insight/07_attention.ipynb #b52144dc
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-import os
 
 import cv2
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from ..data.photo import crop_fov, edge_strength, find_fov, open_photo
-from ..evaluation.bootstrap import estimate
+from ..data.photo import crop_fov, crop_mask, edge_strength, find_fov, open_photo
+from ..data.split import in_threads
+from ..evaluation.bootstrap import mean_interval
 from ..evaluation.predictions import classes_of_predictions
 from ..explain.overlay import is_flat
 
@@ -38,7 +37,7 @@ def read_field(
     "A photograph and its field of view, as quality factors are measured on."
     rgb = open_photo(path, 768)
     fov = find_fov(rgb)
-    return crop_fov(rgb, 512, fov), crop_fov(np.full_like(rgb, 255), 512, fov)[..., 0] > 127
+    return crop_fov(rgb, 512, fov), crop_mask(fov, 512) > 0
 
 # %% ../../nbs/6_insight/07_attention.ipynb #2b4271a8
 def local_factors(
@@ -137,20 +136,6 @@ def measure_look(
     pairs |= {name: (correlate_ranks(map, factor), correlation_by_chance(map, others, name)) for name, factor in places.factors.items()}
     return {name: pair[0] for name, pair in pairs.items()} | {f'{name}_chance': pair[1] for name, pair in pairs.items()}
 
-# %% ../../nbs/6_insight/07_attention.ipynb #6cdca066
-def places_of(
-    paths:list, # photos
-    shape:tuple[int, int], # (h,w), of the maps
-    progress:Callable|None=None, # called with (photographs done, all photographs)
-)->list[Places]:
-    "`measure_places` of many photographs, on all cores."
-    found = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for places in pool.map(lambda path: measure_places(path, shape), paths):
-            found.append(places)
-            if progress: progress(len(found), len(paths))
-    return found
-
 # %% ../../nbs/6_insight/07_attention.ipynb #c6f3fe2f
 def attention_table(
     rows:pd.DataFrame, # of a prediction table
@@ -162,24 +147,10 @@ def attention_table(
     "Where each map lies."
     maps, rows = np.asarray(maps, np.float32), rows.reset_index(drop=True)
     if maps.ndim != 3 or len(maps) != len(rows): raise AttentionError(f'maps: found shape {maps.shape} for {len(rows)} rows; expected ({len(rows)},h,w): one map of the answer for each')
-    places, rng = places_of(rows['path'], maps.shape[1:], progress), np.random.default_rng(seed)
+    places, rng = in_threads(lambda path: measure_places(path, maps.shape[1:]), rows['path'], progress), np.random.default_rng(seed)
     def others(i): return [places[k] for k in rng.permutation(rows.index[(rows['pred'] == rows['pred'][i]) & (rows.index != i)])[:n_others]]
     looks = [measure_look(map, places[i], others(i)) for i, map in enumerate(maps)]
     return rows.join(pd.DataFrame(looks, columns=[name + kind for kind in ('', '_chance') for name in MEASURES], dtype=float))
-
-# %% ../../nbs/6_insight/07_attention.ipynb #ea61a836
-def over_chance(
-    values:pd.Series, # over chance, one for each photograph
-    patients:pd.Series, # of the same photographs
-    n_boot:int=2000, # resamples
-    seed:int=0, # of the resamples
-)->tuple[float, float]: # 95 % interval of the mean; NaN with fewer than 5 patients
-    "How sure a mean over photographs is."
-    group = pd.factorize(patients)[0]
-    sums, counts = np.bincount(group, values), np.bincount(group)
-    if len(counts) < 5: return np.nan, np.nan
-    def mean(weights): return (weights @ sums / (weights @ counts))[:, None]
-    return tuple(estimate(mean, ['over'], len(counts), n_boot, seed).loc['over', ['low', 'high']])
 
 # %% ../../nbs/6_insight/07_attention.ipynb #8a611a0c
 def groups_of(
@@ -201,7 +172,7 @@ def looks_where(
     def compare(part, name):
         seen = part[part[[name, f'{name}_chance']].notna().all(axis=1)]
         over = seen[name] - seen[f'{name}_chance']
-        return [len(part), int(part['inside'].isna().sum()), seen[name].mean(), seen[f'{name}_chance'].mean(), over.mean(), *over_chance(over, seen['patient'], n_boot, seed)]
+        return [len(part), int(part['inside'].isna().sum()), seen[name].mean(), seen[f'{name}_chance'].mean(), *mean_interval(over, seen['patient'], n_boot, seed)]
     def measures(answer): return ['inside', 'from_centre'] if answer == 'all' else MEASURES
     rows = [[answer, kind, name, *compare(part, name)] for (answer, kind), part in groups_of(table).items() for name in measures(answer)]
     return pd.DataFrame(rows, columns=['answer', 'kind', 'measure', 'n', 'flat', 'value', 'chance', 'over', 'low', 'high'])

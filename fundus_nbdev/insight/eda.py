@@ -6,21 +6,18 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/6_insight/eda.html.md"""
 
 # %% auto #0
 __all__ = ['NOUNS', 'PHRASES', 'OTHERS', 'NOTE', 'EdaError', 'check_photos', 'count_classes', 'split_at_gaps', 'name_cameras',
-           'choose_crop', 'numbers_for', 'pairs_to_ask', 'separate_classes', 'within_classes', 'listed', 'in_hundred',
-           'as_percent', 'phrase_of', 'lead_sentence', 'describe_pair', 'tree_model', 'tree_folds', 'choose_one',
-           'judge_tree', 'tree_nodes', 'class_colours', 'short_number', 'classes_of_tree', 'place_nodes', 'plot_tree',
-           'TreeAnswer', 'ask_tree', 'path_to', 'describe_rules', 'describe_tree', 'PixelSums', 'draw_lot',
-           'look_at_pixels', 'plot_pictures', 'plot_colours', 'smooth_histogram', 'plot_numbers', 'Eda',
-           'describe_counts', 'describe_cameras', 'describe_answer', 'main_question', 'headline', 'examine', 'slug',
-           'figures_of', 'as_png', 'as_uri', 'as_jpeg', 'count_cameras', 'summarise', 'render_eda', 'write_eda',
-           'look_at_data']
+           'choose_crop', 'numbers_for', 'pairs_to_ask', 'separate_classes', 'within_classes', 'in_hundred',
+           'as_percent', 'phrase_of', 'lead_sentence', 'describe_pair', 'tree_model', 'choose_one', 'judge_tree',
+           'tree_nodes', 'class_colours', 'short_number', 'classes_of_tree', 'place_nodes', 'plot_tree', 'TreeAnswer',
+           'ask_tree', 'path_to', 'describe_rules', 'describe_tree', 'PixelSums', 'draw_lot', 'look_at_pixels',
+           'plot_pictures', 'plot_colours', 'smooth_histogram', 'plot_numbers', 'Eda', 'describe_counts',
+           'describe_cameras', 'describe_answer', 'main_question', 'headline', 'examine', 'slug', 'figures_of',
+           'count_cameras', 'summarise', 'render_eda', 'write_eda', 'look_at_data']
 
 # %% ../../nbs/6_insight/03_eda.ipynb #d1bf9be7
-from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from textwrap import fill
@@ -30,16 +27,17 @@ import re
 import numpy as np
 import pandas as pd
 
-import fundus_nbdev
 from ..data.files import write_whole
 from ..data.photo import FACTORS
 from ..data.pixels import CROPS
-from ..data.table import classes_of, counted, double_problems, read_table, shape_problems, value_problems
+from ..data.table import classes_of, counted, double_problems, listed, read_table, shape_problems, value_problems
 from ..evaluation.compare import compare, holm
+from ..evaluation.curves import class_style
 from ..evaluation.metrics import evaluate
 from ..evaluation.predictions import prediction_table
 from .measure import WORDS, measure_table, or_reason
-from .separate import clear, plot_separation, separate
+from .page import as_jpeg, as_png, as_uri, render_page
+from .separate import clear, patient_folds, plot_separation, separate
 
 # %% ../../nbs/6_insight/03_eda.ipynb #db316395
 class EdaError(ValueError):
@@ -139,12 +137,6 @@ def within_classes(
     return centred.corrwith(centred[name])
 
 # %% ../../nbs/6_insight/03_eda.ipynb #51170d5a
-def listed(
-    words:list[str], # any number
-)->str: # 'a, b and c'
-    "Words in a row."
-    return ' and '.join(filter(None, [', '.join(words[:-1]), *words[-1:]]))
-
 def in_hundred(
     share:float, # 0–1
 )->str: # such as '87', 'more than 99', 'all'
@@ -201,18 +193,6 @@ def tree_model(
     from sklearn.tree import DecisionTreeClassifier
     return DecisionTreeClassifier(max_depth=3 if n_classes <= 4 else 4, min_samples_leaf=max(5, round(.02 * n)), min_impurity_decrease=.03, class_weight='balanced', random_state=0)
 
-# %% ../../nbs/6_insight/03_eda.ipynb #bbdb4b95
-def tree_folds(
-    table:pd.DataFrame, # photo table
-    k:int=5, # parts at most
-)->list: # of pairs: rows to grow on, rows to judge on; empty where a class has too few patients
-    "Folds over patients, each with every class to grow on."
-    from sklearn.model_selection import StratifiedGroupKFold
-    k = min(k, table.groupby('label').patient.nunique().min())
-    if k < 2 or table.label.nunique() < 2: return []
-    folds = list(StratifiedGroupKFold(k, shuffle=True, random_state=0).split(table, table.label, table.patient))
-    return folds if all(len(judged) and set(table.label.iloc[grown]) == set(table.label) for grown, judged in folds) else []
-
 # %% ../../nbs/6_insight/03_eda.ipynb #089f1447
 def choose_one(
     values:np.ndarray, # (N,K)
@@ -226,7 +206,7 @@ def choose_one(
 def judge_tree(
     values:pd.DataFrame, # numbers of the photographs, without NaN, (N,K)
     table:pd.DataFrame, # their rows of the photo table, (N,)
-    folds:list, # of `tree_folds`
+    folds:list, # of `patient_folds`
     alone:bool=False, # may it ask one number only?
 )->pd.DataFrame: # prediction table: each photograph answered by a tree that has not seen its patient; attrs: asked, the numbers of each fold
     "Out-of-fold answers of a small tree."
@@ -275,9 +255,8 @@ def _without_idle(nodes):
 def class_colours(
     classes:list[str], # in order
 )->dict[str, str]: # class → colour
-    "Colours that differ for all eyes, colour-blind ones too (Okabe and Ito 2008)."
-    known = ['#0072b2', '#d55e00'] if len(classes) == 2 else ['#0072b2', '#e69f00', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#8c6d31', '#7f7f7f', '#6a3d9a', '#b2df8a']
-    return {name: known[i % len(known)] for i, name in enumerate(classes)}
+    "The colours of the classes, as in every figure."
+    return {name: class_style(number)['color'] for number, name in enumerate(classes)}
 
 def short_number(
     value:float, # any
@@ -366,7 +345,7 @@ def ask_tree(
     "Grow a small tree, and judge it on patients that it has not seen."
     known = values.notna().all(axis=1).to_numpy()
     x, part = values[known].reset_index(drop=True), table[known].reset_index(drop=True)
-    if not (folds := tree_folds(part)) or part.label.nunique() < table.label.nunique(): return None
+    if not (folds := patient_folds(part)) or part.label.nunique() < table.label.nunique(): return None
     tree, alone = judge_tree(x, part, folds), judge_tree(x, part, folds, alone=True)
     names = ['accuracy', 'balanced_accuracy', 'macro_auc']
     apart = compare(tree, alone, n_boot).loc[names, ['b', 'difference', 'low', 'high']].set_axis(['alone', 'difference', 'difference_low', 'difference_high'], axis=1)
@@ -671,31 +650,6 @@ def figures_of(
         if photos: found[f'montage_{slug(name)}'] = plot_pictures({Path(path).name[-22:]: photo for path, photo in photos.items()})
     return found
 
-# %% ../../nbs/6_insight/03_eda.ipynb #bf23046a
-def as_png(
-    figure:'matplotlib.figure.Figure', # any
-)->bytes: # of a PNG file
-    "A chart, drawn."
-    with BytesIO() as file:
-        figure.savefig(file, format='png', dpi=150)
-        return file.getvalue()
-
-def as_uri(
-    picture:bytes, # of a file
-    kind:str='png', # or jpeg
-)->str: # data URI
-    "A picture as text that a browser shows."
-    return f'data:image/{kind};base64,{b64encode(picture).decode()}'
-
-def as_jpeg(
-    rgb:np.ndarray, # (H,W,3), uint8
-)->str: # data URI
-    "A photograph as text that a browser shows."
-    from PIL import Image
-    with BytesIO() as file:
-        Image.fromarray(rgb).save(file, 'JPEG', quality=82)
-        return as_uri(file.getvalue(), 'jpeg')
-
 # %% ../../nbs/6_insight/03_eda.ipynb #d23ccb3f
 def count_cameras(
     eda:Eda, # what was found
@@ -722,15 +676,13 @@ def render_eda(
     drawings:dict[str, bytes], # name of a chart → its PNG file
 )->str: # HTML
     "The whole report as one text."
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    charts = {name: as_uri(drawing) for name, drawing in drawings.items()}
-    environment = Environment(loader=FileSystemLoader(Path(fundus_nbdev.__file__).parent/'insight'), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template('eda.html.jinja').render(
-        name=eda.name, version=fundus_nbdev.__version__, question=main_question(eda.classes), headline=headline(eda), counted=describe_counts(eda), cameras=describe_cameras(eda),
-        answers={title: said for title, said in describe_answer(eda).items() if title != NOTE}, note=' '.join(describe_answer(eda).get(NOTE, [])), rules=describe_rules(eda.tree.nodes) if eda.tree and eda.tree.useful else [], classes=eda.classes, colours=class_colours(eda.classes), charts=charts,
+    charts, said, cameras = {name: as_uri(drawing) for name, drawing in drawings.items()}, describe_answer(eda), count_cameras(eda)
+    return render_page(
+        'eda.html.jinja', name=eda.name, question=main_question(eda.classes), headline=headline(eda), counted=describe_counts(eda), cameras=describe_cameras(eda),
+        answers={title: sentences for title, sentences in said.items() if title != NOTE}, note=' '.join(said.get(NOTE, [])), rules=describe_rules(eda.tree.nodes) if eda.tree and eda.tree.useful else [], classes=eda.classes, colours=class_colours(eda.classes), charts=charts,
         separations=[(f'{second} against {first}', charts[key]) for first, second in pairs_to_ask(eda.classes) if (key := f'separation_{slug(first)}_{slug(second)}') in charts],
         count_rows=[(name, *row) for name, row in zip(eda.counts.index, eda.counts.itertuples(index=False))], camera_columns=[*eda.classes, 'all'],
-        camera_rows=[(name, list(row)) for name, row in zip(count_cameras(eda).index, count_cameras(eda).itertuples(index=False))], summary_rows=[(name, list(row)) for name, row in summarise(eda).iterrows()],
+        camera_rows=[(name, list(row)) for name, row in zip(cameras.index, cameras.itertuples(index=False))], summary_rows=[(name, list(row)) for name, row in summarise(eda).iterrows()],
         means=[(name, each.n, as_jpeg(each.mean())) for name, each in eda.sums.items() if each.n],
         montages=[(name, [(Path(path).name, as_jpeg(photo)) for path, photo in photos.items()]) for name, photos in eda.lot.items() if photos],
         unreadable=[f'{Path(path).name}: {reason}' for path, reason in eda.unreadable.items()], field=eda.crop == 'fov')
@@ -768,4 +720,4 @@ def look_at_data(
     eda = examine(table, None if out is None else Path(out), progress, crop, examples, n_boot, seed, name)
     if out is None: return eda
     write_eda(eda, out)
-    return Eda(**{**vars(eda), 'folder': Path(out)})
+    return replace(eda, folder=Path(out))

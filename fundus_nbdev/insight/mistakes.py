@@ -51,7 +51,7 @@ def is_of_kind(
     label, pred = part['label'], part['pred']
     called, true = pred == positive, label == positive
     return {'false_positive': called & ~true, 'false_negative': true & ~called, 'other': (label != pred) & ~called & ~true,
-            'wrong': label != pred, 'unsure': pred == pred, 'right': label == pred}[kind]
+            'wrong': label != pred, 'unsure': pd.Series(True, part.index), 'right': label == pred}[kind]
 
 # %% ../../nbs/6_insight/08_mistakes.ipynb #25494349
 def balanced_draw(

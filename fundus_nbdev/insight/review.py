@@ -10,22 +10,21 @@ __all__ = ['ReviewError', 'order_by_doubt', 'seeming', 'confident_joint', 'secon
            'review']
 
 # %% ../../nbs/6_insight/06_review.ipynb #7377e4d4
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
-import fundus_nbdev
 from ..data.files import write_whole
 from ..data.photo import PhotoError, load_crop, show_photos
 from ..data.table import counted
 from ..evaluation.predictions import classes_of_predictions, prediction_table, probabilities, read_predictions, scored_part
 from .embed import EmbedError, embed_photos, load_embedder
 from .measure import measure_factors
+from .page import as_jpeg, render_page
+from .separate import patient_folds
 
 # %% ../../nbs/6_insight/06_review.ipynb #afe41d08
 class ReviewError(ValueError):
@@ -80,15 +79,12 @@ def second_opinion(
 )->pd.DataFrame|None: # prediction table, out of fold; None where a class has too few patients
     "What a simple classifier says of each photograph without having seen it or its patient."
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.model_selection import cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     known = table[table['path'].isin(features.index[features.notna().all(axis=1)])].reset_index(drop=True)
-    folds = min([folds, *known.groupby('label')['patient'].nunique().reindex(sorted(set(table['label'])), fill_value=0)])
-    if folds < 2: return None
+    if set(known['label']) != set(table['label']) or not (cut := patient_folds(known, folds, seed)): return None
     x = features.loc[known['path']].to_numpy(float)
-    cut = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(x, known['label'], known['patient']))
-    if any(set(known['label'].iloc[fitted]) != set(known['label']) for fitted, _ in cut): return None
     model = make_pipeline(StandardScaler(), LogisticRegression(C=30 / x.shape[1], class_weight='balanced', max_iter=1000))
     p, there = cross_val_predict(model, x, known['label'], cv=cut, method='predict_proba'), sorted(set(known['label']))
     return prediction_table(known[['path', 'label', 'patient']], classes, np.stack([p[:, there.index(c)] if c in there else np.zeros(len(p)) for c in classes], 1))
@@ -190,11 +186,8 @@ def render_review(
     n:int=60, # photographs
 )->str: # HTML, one file
     "The review as a page to read beside the CSV."
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    def jpeg(path): return 'data:image/jpeg;base64,' + b64encode(cv2.imencode('.jpg', picture_of(path, 256)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1]).decode()
-    cards = [row | dict(picture=jpeg(row['path']), file=Path(row['path']).name) for row in review.order.head(n).to_dict('records')]
-    environment = Environment(loader=FileSystemLoader(Path(fundus_nbdev.__file__).parent/'insight'), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template('review.html.jinja').render(review=review, cards=cards, joint=review.joint.round(1))
+    cards = [row | dict(picture=as_jpeg(picture_of(row['path'], 256)), file=Path(row['path']).name) for row in review.order.head(n).to_dict('records')]
+    return render_page('review.html.jinja', review=review, cards=cards, joint=review.joint.round(1))
 
 # %% ../../nbs/6_insight/06_review.ipynb #21222982
 def review(

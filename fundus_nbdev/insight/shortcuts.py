@@ -21,9 +21,9 @@ from ..data.photo import FACTORS
 from ..data.table import classes_of, file_of
 from ..evaluation.bootstrap import estimate
 from ..evaluation.compare import holm
-from .eda import OTHERS, name_cameras, pairs_to_ask, tree_folds
+from .eda import OTHERS, name_cameras, pairs_to_ask
 from .measure import CONTENT, PROPERTIES
-from .separate import auc_interval, rank_sum_p
+from .separate import auc_interval, patient_folds, rank_sum_p
 
 # %% ../../nbs/6_insight/05_shortcuts.ipynb #0c778d15
 class ShortcutError(ValueError):
@@ -58,7 +58,7 @@ def content_of(
 def range_scores(
     values:np.ndarray, # one number of each photograph, (n,)
     positive:np.ndarray, # is it of the second class?, (n,), bool
-    folds:list, # of `tree_folds`
+    folds:list, # of `patient_folds`
     weights:np.ndarray, # how much each photograph counts, (n,)
 )->np.ndarray: # chance of the second class, (n,)
     "Scores of a small tree that has not seen the patient."
@@ -72,7 +72,7 @@ def range_scores(
 def group_scores(
     values:np.ndarray, # one word of each photograph, (n,)
     positive:np.ndarray, # is it of the second class?, (n,), bool
-    folds:list, # of `tree_folds`
+    folds:list, # of `patient_folds`
     weights:np.ndarray, # how much each photograph counts, (n,)
 )->np.ndarray: # share of the second class, (n,); drawn to the middle where a group is small
     "The share of the second class among other patients' photographs of the same group."
@@ -90,7 +90,7 @@ WAYS:dict[str, str] = {'size': 'by its size', 'ranges': 'in ranges', 'groups': '
 def scores_of(
     values:np.ndarray, # property of each photograph, (n,)
     positive:np.ndarray, # is it of the second class?, (n,), bool
-    folds:list, # of `tree_folds`
+    folds:list, # of `patient_folds`
     way:str, # a key of `WAYS`
     weights:np.ndarray, # how much each photograph counts, (n,)
 )->np.ndarray: # (n,), larger where the second class is likelier; by size: the values
@@ -101,7 +101,7 @@ def scores_of(
 def content_chances(
     content:np.ndarray, # of `content_of`, (n,K)
     positive:np.ndarray, # is it of the second class?, (n,), bool
-    folds:list, # of `tree_folds`
+    folds:list, # of `patient_folds`
 )->np.ndarray: # chance of the second class, were both as frequent, (n,), 0–1
     "What the retina alone says of the class."
     from sklearn.linear_model import LogisticRegression
@@ -132,7 +132,7 @@ def take_off_content(
     values:np.ndarray, # property of each photograph, (n,)
     levels:np.ndarray, # columns `LEVELS` of the content, (n,4)
     positive:np.ndarray, # is it of the second class?, (n,), bool
-    folds:list, # of `tree_folds`
+    folds:list, # of `patient_folds`
     weights:np.ndarray, # how much each photograph counts, (n,)
 )->np.ndarray: # (n,)
     "A property without what follows from the content within a class."
@@ -194,7 +194,7 @@ def make_pair(
     rows = np.arange(len(table)) if first == OTHERS else np.flatnonzero(table.label.isin([first, second]))
     positive = table.label.to_numpy()[rows] == second
     part = pd.DataFrame(dict(label=np.where(positive, second, first), patient=table.patient.to_numpy()[rows]))
-    if not (folds := tree_folds(part)): return None
+    if not (folds := patient_folds(part)): return None
     return Pair(first, second, rows, part, positive, content[rows], content_chances(content[rows], positive, folds))
 
 # %% ../../nbs/6_insight/05_shortcuts.ipynb #f898621d
@@ -208,7 +208,7 @@ def ask_property(
     words = not pd.api.types.is_numeric_dtype(np.asarray(values))
     known = np.flatnonzero(pd.Series(values).notna().to_numpy())
     part, positive = pair.part.iloc[known].reset_index(drop=True), pair.positive[known]
-    if len(set(values[known])) < 2 or not (folds := tree_folds(part)): return {}
+    if len(set(values[known])) < 2 or not (folds := patient_folds(part)): return {}
     weights, found = pair.weights[known] if equal else np.ones(len(known)), {}
     for way in [way for way in (('groups',) if words else ('size', 'ranges')) if way in ways]:
         scores = scores_of(values[known], positive, folds, way, weights)

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.photo import load_crop
-from ..data.split import in_threads, join, keep_best, likeness, partners, same_files, vessel_thumbnails
+from ..data.split import as_pairs, in_threads, join, likeness, most_alike, partners, same_files, vessel_thumbnails
 from .embed import embed_photos, nearest
 from .measure import or_reason
 
@@ -135,19 +135,11 @@ def likely_pairs(
     progress:Callable|None=None, # called with blocks of pairs compared, and all
 )->np.ndarray: # pairs of rows, (K,2), int, the smaller first
     "The photographs that may be the same picture: at most n partners of each."
-    pairs, starts = [np.empty((0, 2), int)], range(0, len(looks), block)
-    for i, start in enumerate(starts):
-        rows = np.arange(start, min(start + block, len(looks)))
-        here, best, likely = looks[rows, 0].astype(np.float32), np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), int)
-        for j, other in enumerate(starts):
-            columns = np.arange(other, min(other + block, len(looks)))
-            there = looks[columns].astype(np.float32)
-            seen = np.where(rows[:, None] == columns, -2, np.maximum.reduce([here @ there[:, k].T for k in range(len(SIZES))]))
-            best, likely = keep_best(np.hstack([best, seen]), np.hstack([likely, np.broadcast_to(columns, seen.shape)]), n)
-            if progress: progress(i * len(starts) + j + 1, len(starts)**2)
-        row, column = np.nonzero(best >= least)
-        pairs.append(np.stack([rows[row], likely[row, column]], 1))
-    return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
+    def compare(rows, columns):
+        here, there = looks[rows, 0].astype(np.float32), looks[columns].astype(np.float32)
+        return np.maximum.reduce([here @ there[:, k].T for k in range(len(SIZES))])
+    partner, cosine = most_alike(compare, len(looks), n, block, progress)
+    return as_pairs(partner, cosine >= least)
 
 # %% ../../nbs/6_insight/13_twins.ipynb #a26c8580
 class Shelf:

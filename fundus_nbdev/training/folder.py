@@ -77,7 +77,7 @@ class RunError(ValueError):
     "A run that can't be made: what stands in the way, and what to do."
 
 # %% ../../nbs/3_training/12_folder.ipynb #e6e5e984
-RUN_FILES = re.compile(r'recipe\.toml|log\.txt|(split|history|predictions|metrics|baselines|batches|confidence|looks|factors|causes|slices|degradation|stability|advice)\.csv|report\.html|bundle|figures|checkpoints|tensorboard|wandb|fold\d+|\.unfinished-.*') # what a run writes
+RUN_FILES = re.compile(r'recipe\.toml|log\.txt|(split|history|predictions|metrics|baselines|batches|confidence|looks|causes|slices|degradation|stability)\.csv|report\.html|bundle|figures|checkpoints|tensorboard|wandb|fold\d+|\.unfinished-.*') # what a run writes
 
 # %% ../../nbs/3_training/12_folder.ipynb #6c0ff28c
 def check_folder(
