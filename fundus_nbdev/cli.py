@@ -11,7 +11,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 @app.callback()
-def _commands(): pass # with this, one command alone keeps its name
+def _commands(): warnings.filterwarnings('ignore', category=FutureWarning) # torch warns of its own jit when it is imported
 
 
 @app.command()
@@ -34,7 +34,6 @@ def run(
 ): # writes a run folder
     "Train on photographs, evaluate, explain the mistakes, and write a report. Without a recipe: the embedded synthetic set."
     from fundus_nbdev.training.recipe import find_recipe, override
-    warnings.filterwarnings('ignore', category=FutureWarning) # torch warns of its own jit when it is imported
     asked = [value is not None for value in (data, corrections, folds, seed, epochs, size, out)] + [bool(recipe), bool(changes), overwrite]
     if resume and any(asked): raise typer.BadParameter('it goes on with the recipe in the folder: give no recipe and no other option than --gallery, --shared-scale and --stability.', param_hint='--resume')
     if last_good and not resume: raise typer.BadParameter('it belongs to --resume.', param_hint='--last-good')
@@ -203,16 +202,40 @@ def eda(
     overwrite:Annotated[bool, typer.Option('--overwrite', help='Replace an earlier look in the folder.')] = False,
 ): # writes eda.html, figures and tables
     "Look at the data: counts, cameras, colours, montages, and what makes a photograph Good or Bad there."
-    warnings.filterwarnings('ignore', category=FutureWarning) # torch warns of its own jit when it is imported
     from fundus_nbdev.insight.eda import describe_answer, describe_cameras, describe_counts, headline, look_at_data
     from fundus_nbdev.training.folder import Progress
     source = data.expanduser().absolute()
     done = look_at_data(source, out or Path('eda')/source.stem, overwrite, Progress('auto').counter('Looking at photographs'),
-                        [name.strip() for name in classes.split(',')] if classes else None, crop, examples, boot)
+                        names_in(classes) or None, crop, examples, boot)
     print(describe_counts(done), describe_cameras(done), '', headline(done), sep='\n')
     for question, sentences in describe_answer(done).items(): print(f'\n{question}: {" ".join(sentences)}')
     for path, why in done.unreadable.items(): print(f'Left out: {why}')
     print(f'\nWritten: {done.folder/"eda.html"}')
+
+
+@app.command()
+def audit(
+    data:Annotated[Path, typer.Argument(metavar='DATA', help='Folder with a folder per class, CSV or npz file with the photographs, or the folder of a run: its split is audited then.')],
+    out:Annotated[Optional[Path], typer.Option(file_okay=False, metavar='FOLDER', help='Where to write; without it, audit/<name of the data>.')] = None,
+    classes:Annotated[Optional[str], typer.Option(metavar='A,B,…', help='Classes to keep; without it, all.')] = None,
+    columns:Annotated[Optional[str], typer.Option(metavar='A,B,…', help='Further columns of the CSV that may give the label away, such as a clinic.')] = None,
+    network:Annotated[bool, typer.Option('--network/--no-network', help='Compare the features of a network, too (downloads 5 MB once).')] = True,
+    boot:Annotated[int, typer.Option(min=100, help='Resamples for the intervals.')] = 2000,
+    overwrite:Annotated[bool, typer.Option('--overwrite', help='Replace an earlier audit in the folder.')] = False,
+): # writes audit.html and tables
+    "What is wrong with the data: photographs that are there twice, patients on two sides, contradicting labels, and what gives the label away without being the retina."
+    from fundus_nbdev.insight.audit import audit_data, headline
+    from fundus_nbdev.training.folder import Progress
+    source, progress = data.expanduser().absolute(), Progress('auto')
+    done = audit_data(source, out or Path('audit')/source.stem, overwrite, progress.counter('Auditing, eight steps a photograph'), names_in(classes) or None, network, tuple(names_in(columns)), boot, progress.say)
+    print(headline(done))
+    for row in done.findings.itertuples(): print(f'\n{row.severity.upper()}, {row.subject}: {row.finding}\n  {row.advice}')
+    print(f'\nWritten: {done.folder/"audit.html"}')
+
+
+def names_in(words): # list of str
+    "The names between commas."
+    return [name.strip() for name in (words or '').split(',') if name.strip()]
 
 
 @app.command()
@@ -223,7 +246,6 @@ def review(
     shown:Annotated[int, typer.Option(min=1, help='Photographs on the page and on the contact sheet.')] = 60,
 ): # writes review.csv, review.html and contact_sheet.png
     "Which labels are doubtful? The photographs in the order in which a person should look at them again, and a CSV to correct."
-    warnings.filterwarnings('ignore', category=FutureWarning) # torch warns of its own jit when it is imported
     from fundus_nbdev.insight.review import review as review_run
     from fundus_nbdev.training.folder import Progress
     progress = Progress('auto')

@@ -241,6 +241,20 @@ def test_eda(fundus, here, photos):
     assert code == 1 and 'nowhere' in text
 
 
+def test_audit(fundus, here, photos):
+    table = pd.DataFrame([dict(path=path, label=path.parent.name, clinic='north' if path.parent.name == 'Good' else 'south') for path in sorted(photos.rglob('*.jpg'))])
+    shutil.copy(table.path[0], here/'again.jpg')
+    table = pd.concat([table, pd.DataFrame([dict(path=here/'again.jpg', label=table.label.unique()[-1], clinic='north')])])
+    table.to_csv(here/'labels.csv', index=False)
+    code, text = fundus('audit', here/'labels.csv', '--out', here/'audit', '--no-network', '--columns', 'clinic', '--boot', '100')
+    assert code == 0 and 'SERIOUS, labels' in text and 'again.jpg' in text and 'broken.jpg' in text, text
+    assert '<html' in (here/'audit'/'audit.html').read_text(encoding='utf-8') and 'serious' in set(pd.read_csv(here/'audit'/'findings.csv').severity)
+    code, text = fundus('audit', here/'labels.csv', '--out', here/'audit')
+    assert code == 1 and '--overwrite' in text
+    code, text = fundus('audit', here/'labels.csv', '--out', here/'other', '--columns', 'year', '--no-network')
+    assert code == 1 and 'no column year' in text
+
+
 def test_review_needs_a_run(fundus, here):
     code, text = fundus('review', here/'nowhere')
     assert code == 1 and 'folder of a finished run' in text
