@@ -1,7 +1,11 @@
-"""The audit, measured: python bench/audit.py PART, with PART among alarms, plants, limits, many. Each part adds to bench/results/audit.json.
+"""The audit, measured: what it raises on clean sets, which planted faults it finds, and what it costs.
 
-alarms: 40 clean drawn sets, how many raise one. plants: five planted shortcuts and three planted twins in 10 drawn sets each, how often each is found; and in DRIMDB and EyeQ's sample (FUNDUS_DATA).
-many: 1,000 and 10,000 small photographs (copies, resized, moved and saved anew) through the audit: seconds of each step, and memory."""
+    python bench/audit.py alarms plants   # half an hour; of DRIMDB and EyeQ's sample, too, where FUNDUS_DATA says where they are
+    python bench/audit.py 1000            # so many small photographs (copies, resized, moved and saved anew): seconds of each step, and memory
+    python bench/audit.py 10000           # in a process of its own, since memory is the greatest that the process had
+
+alarms: 40 clean drawn sets, split by patients; how many have a serious finding. plants: five planted shortcuts and three planted twins in 10 drawn sets each; how often each is found.
+Each part adds to bench/results/audit.json, shown by nbs/6_insight/14_audit.ipynb."""
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import json

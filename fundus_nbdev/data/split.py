@@ -9,7 +9,7 @@ __all__ = ['SplitError', 'largest_remainder', 'part_size', 'take_evenly', 'impro
            'fold_table', 'fold_split', 'content', 'same_files', 'leaks', 'check_split', 'save_split', 'load_split',
            'vessel_map', 'vessel_thumbnails', 'thumbnails_of', 'thumbnails_or_empty', 'likeness', 'windows',
            'keep_best', 'first_sight', 'most_alike', 'as_pairs', 'partners', 'in_threads', 'near_pairs', 'join',
-           'near_duplicates', 'group_near_duplicates']
+           'near_duplicates', 'join_patients', 'group_near_duplicates']
 
 # %% ../../nbs/1_data/04_split.ipynb #38a41739
 from collections.abc import Callable, Iterable, Iterator
@@ -336,6 +336,7 @@ def first_sight(
     for shift in range(121): np.maximum(best, middles@windows(second, *divmod(shift, 11)).T, out=best)
     return best
 
+# %% ../../nbs/1_data/04_split.ipynb #40f828f2
 def most_alike(
     compare:Callable, # two arrays of rows, (A,) and (B,) → likeness (A,B)
     count:int, # N
@@ -365,6 +366,7 @@ def as_pairs(
     row, column = np.nonzero(chosen)
     return np.unique(np.sort(np.stack([row, partner[row, column]], 1), axis=1), axis=0)
 
+# %% ../../nbs/1_data/04_split.ipynb #5c887634
 def partners(
     coarse:ndarray, # coarse thumbnails, (N,24,24), float32
     n:int=10, # partners of each photograph
@@ -427,14 +429,20 @@ def near_duplicates(
     return sorted((group for group in groups if len(group) > 1), key=lambda group: (-len(group), group))
 
 # %% ../../nbs/1_data/04_split.ipynb #28ac6172
+def join_patients(
+    table:pd.DataFrame, # photo table
+    groups:list[list[str]], # paths that belong to one patient
+)->pd.DataFrame: # the same rows; patients of a group are one patient, of the first name
+    "Make one patient of photographs that belong together."
+    patient_of, patients = dict(zip(table.path, table.patient)), sorted(set(table.patient))
+    edges = [(patient_of[group[0]], patient_of[path]) for group in groups for path in group[1:]]
+    first = pd.Series(patients).groupby(join(patients, edges)).transform('first')
+    return table.assign(patient=table.patient.map(dict(zip(patients, first))))
+
 def group_near_duplicates(
     table:pd.DataFrame, # photo table
     threshold:float=.47, # least likeness of a pair
     progress:Callable|None=None, # called with photographs opened, and all
 )->pd.DataFrame: # the same rows; patients with a photograph of the same eye are one patient
     "Make one patient of photographs that seem to show the same eye. Opens all photographs."
-    patient_of = dict(zip(table.path, table.patient))
-    edges = [(patient_of[group[0]], patient_of[path]) for group in near_duplicates(table, threshold, progress) for path in group[1:]]
-    patients = sorted(set(table.patient))
-    first = pd.Series(patients).groupby(join(patients, edges)).transform('first')
-    return table.assign(patient=table.patient.map(dict(zip(patients, first))))
+    return join_patients(table, near_duplicates(table, threshold, progress))

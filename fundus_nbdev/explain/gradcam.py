@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .cam import GRADIENT_METHODS, METHODS, Look
-from .inside import ExplainError, all_finite, as_maps, casting, check_maps, check_photos, check_scores, choose_classes, exact, find_layer, forward, listed, put_back, spatial_layers, unrecorded, untouched, watching
+from .inside import ExplainError, all_finite, as_maps, buffers_of, casting, check_maps, check_photos, check_scores, choose_classes, exact, find_layer, forward, hold_still, in_eval, listed, put_back, spatial_layers, unrecorded, untouched, watching
 
 # %% ../../nbs/5_explain/04_gradcam.ipynb #fc115cbb
 def cut_at(
@@ -180,17 +180,16 @@ def explaining(
     method:str='gradcam', # a name in `METHODS`
 ): # explain(x, classes=None) → maps (B,C,h,w)
     "Maps in a loop: `with explaining(model) as explain: explain(x, classes)`."
-    model, method, known = itself(model), check_method(method), {'layer': layer, 'ready': True}
+    model, method = itself(model), check_method(method)
     parts = list(model.modules())
+    known = {'layer': layer, 'buffers': buffers_of(parts)}
     def explain(x, classes=None):
-        with nullcontext() if known['ready'] and not any(part.training for part in parts) else untouched(model):
+        if not hold_still(known['buffers']): known['buffers'] = buffers_of(parts) # somebody trained, or loaded weights
+        with in_eval(parts) if any(part.training for part in parts) else nullcontext():
             try: known['layer'], maps = explain_once(model, x, known['layer'], classes, method)
-            finally:
-                if known['ready']: put_back(buffers)
+            finally: put_back(known['buffers'])
         return maps
-    with untouched(model) as buffers:
-        try: yield explain
-        finally: known['ready'] = False
+    with in_eval(parts): yield explain
 
 # %% ../../nbs/5_explain/04_gradcam.ipynb #3a0e25d5
 def grad_cam(

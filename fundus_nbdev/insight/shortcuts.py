@@ -43,7 +43,8 @@ def properties_of(
     found = measures.loc[table.path, [name for name in PROPERTIES if name != 'camera']].reset_index(drop=True)
     found['format'] = [Path(file_of(path)).suffix.lower().lstrip('.').replace('jpeg', 'jpg') for path in table.path]
     found['camera'] = name_cameras(measures)[table.path].to_numpy()
-    return pd.concat([found, table[list(columns)].reset_index(drop=True)], axis=1)
+    own = table[list(columns)].reset_index(drop=True)
+    return pd.concat([found, own.rename(columns={name: f'{name} (table)' for name in own if name in found})], axis=1)
 
 def content_of(
     table:pd.DataFrame, # photo table
@@ -182,7 +183,8 @@ class Pair:
     @property
     def n_equal(self)->float: # of the smaller class
         "Photographs that can be compared."
-        return min(effective_number(self.weights[self.positive == side]) for side in (False, True))
+        parts = [self.weights[self.positive == side] for side in (False, True)]
+        return min(min(effective_number(part), 2 * part.sum()) for part in parts) # a photograph that may be of either class weighs a half
 
 def make_pair(
     table:pd.DataFrame, # photo table
@@ -222,14 +224,15 @@ _LEVEL_COLUMNS = [[*CONTENT, *FACTORS].index(name) for name in LEVELS]
 VERDICTS:tuple[str, ...] = ('shortcut', 'follows from the picture', 'no') # the worst first
 
 def judge(
-    answer:dict, # property, auc, low, p_holm, and of equal content: equal_auc, equal_low, n_equal (NaN where not asked)
+    answer:dict, # property, way, auc, low, p_holm, and of equal content: equal_auc, equal_low, n_equal (NaN where not asked)
     guessed:bool=False, # was the camera guessed by size and field?
     least:float=.6, # AUC that an interval must exceed
-    enough:float=8, # effective number of photographs of a class that can be compared
+    enough:float=5, # effective number of photographs of a class that can be compared
 )->str: # one of `VERDICTS`
     "The verdict on one property and one pair of classes."
     if not (answer['p_holm'] < .05 and answer['low'] > least): return 'no'
-    if answer['n_equal'] >= enough: return 'shortcut' if answer['equal_low'] > least else 'follows from the picture'
+    asked = answer['way'] != 'ranges' or answer['property'] not in FROM_PICTURE # what ranges of a size say is not freed of content
+    if asked and answer['n_equal'] >= enough: return 'shortcut' if answer['equal_low'] > least else 'follows from the picture'
     return 'follows from the picture' if answer['property'] in FROM_PICTURE or (guessed and answer['property'] == 'camera') else 'shortcut'
 
 # %% ../../nbs/6_insight/05_shortcuts.ipynb #5753724b

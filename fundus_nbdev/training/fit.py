@@ -6,8 +6,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/3_training/fit.html.md"""
 
 # %% auto #0
 __all__ = ['read_source', 'check_test', 'split_for', 'Fit', 'describe_training', 'finished_bundle', 'open_checkpoint',
-           'describe_beginning', 'check_place', 'bundle_info', 'fit_split', 'predict_table', 'describe_choices',
-           'leave_out_unreadable', 'fit_folds', 'prepare', 'fit', 'train']
+           'describe_beginning', 'check_place', 'bundle_info', 'spoilt_class', 'fit_split', 'predict_table',
+           'describe_choices', 'leave_out_unreadable', 'fit_folds', 'prepare', 'fit', 'train']
 
 # %% ../../nbs/3_training/13_fit.ipynb #1af57d33
 from collections.abc import Callable
@@ -23,11 +23,11 @@ import torch
 from fastai.torch_core import set_seed
 
 from ..data.block import dataloaders
+from ..data.correct import correct_labels
 from ..data.files import guard_disk, write_whole
 from ..data.pixels import Pixels, cache_folder, cache_pixels, channel_stats
 from ..data.split import check_split, fold_split, fold_table, group_near_duplicates, split_table
 from ..data.synth import SET_VERSION, make_set
-from ..data.correct import correct_labels
 from ..data.table import check_table, classes_of, read_table
 from ..models.bundle import Bundle, BundleError, BundleInfo, load_bundle, save_bundle, versions
 from .callbacks import HistoryCB, clock, log_callbacks, time_left
@@ -148,6 +148,17 @@ def bundle_info(
     return BundleInfo('resnet', arguments, classes_of(table), recipe.data.crop, recipe.data.size, *stats, orientations=recipe.data.orientations, data=describe_training(recipe, table), versions=versions())
 
 # %% ../../nbs/3_training/13_fit.ipynb #6f435e03
+def spoilt_class(
+    recipe:Recipe, # to be followed
+    classes:list[str], # in order
+)->str: # class that spoilt photographs count as; '' where none are spoilt
+    "The class of photographs that nobody can diagnose from."
+    if not recipe.data.spoil: return ''
+    named = [recipe.data.spoil_as] if recipe.data.spoil_as else ['Reject', 'Bad']
+    found = [name for name in named if name in classes[1:]]
+    if not found: raise RunError(f'data.spoil: spoilt {classes[0]} photographs need a class to count as; found {", ".join(classes)}. Name it: --set data.spoil_as={classes[-1]}, if that is what they are.')
+    return found[0]
+
 def fit_split(
     recipe:Recipe, # to be followed
     table:pd.DataFrame, # photo table with `split`
@@ -169,7 +180,7 @@ def fit_split(
     if done: return done if main_process() else None
     checkpoint = CheckpointCB(folder/'checkpoints', about, training.checkpoint, state, how=how)
     model, arguments = build_model(recipe, len(classes))
-    dls = dataloaders(table, pixels, classes, training.bs, recipe.data.augment, device, recipe.data.order, recipe.seed, stats)
+    dls = dataloaders(table, pixels, classes, training.bs, recipe.data.augment, device, recipe.data.order, recipe.seed, stats, recipe.data.spoil, recipe.data.spoil_share, spoilt_class(recipe, classes))
     weights = class_weights(table.label[table.split == 'train'], classes, training.class_weights)
     logs = log_callbacks(training.log, folder, training.log_every, asdict(recipe))
     learner = make_learner(recipe, dls, model, weights, progress.say)

@@ -38,6 +38,9 @@ class DataRecipe:
     folds:int = 0 # 0: one split; k ≥ 3: cross-validation, each photograph is tested once
     group:str = 'patient' # 'patient': a patient stays on one side; 'near_duplicates': near-identical photographs too
     augment:str = 'gentle' # 'gentle' or 'none'
+    spoil:tuple[str, ...] = () # kinds of degradation, such as 'defocus': some training photographs of the first class are spoilt so
+    spoil_share:float = .2 # of the training photographs of the first class
+    spoil_as:str = '' # class that these count as; '': Reject or Bad, whichever there is
     order:str = 'shuffle' # of the training part: 'shuffle' (each once an epoch), 'balanced' (each class equally often), 'weighted' (column `weight`)
     orientations:int = 1 # test-time augmentation: 8: an answer is the mean over the eight orientations of a photograph; 1: as it is
 
@@ -99,8 +102,8 @@ _ALLOWED:dict[str, tuple] = {'data.crop': ('fov', 'whole'), 'data.group': ('pati
     'model.depth': (10, 18, 34), 'model.stem': ('imagenet', 'cifar'), 'model.activation': ('relu', 'leaky_relu', 'elu', 'gelu', 'silu', 'mish'), 'model.pool': ('avg', 'max', 'avg+max'), 'model.norm': ('batch', 'layer', 'group', 'instance'),
     'training.format': ('auto', 'fp32', 'bf16', 'fp16'), 'training.schedule': ('onecycle', 'constant', 'plateau'), 'training.keep': ('last', 'best'),
     'training.monitor': ('valid_loss', 'accuracy', 'balanced_accuracy', 'macro_f1', 'quadratic_kappa', 'macro_auc')}
-_MEMBERS:dict[str, tuple] = {'training.log': ('csv', 'tensorboard', 'wandb')} # what the members of a list may be
-_RANGES:dict[str, tuple[float, float]] = {'data.size': (16, 4096), 'data.test': (0, .9), 'data.valid': (0, .9), 'data.folds': (0, 100),
+_MEMBERS:dict[str, tuple] = {'training.log': ('csv', 'tensorboard', 'wandb'), 'data.spoil': ('defocus', 'motion', 'dark', 'over_exposed', 'uneven_light', 'haze', 'low_contrast', 'noise', 'jpeg', 'flash_arc', 'artefact')} # what the members of a list may be
+_RANGES:dict[str, tuple[float, float]] = {'data.size': (16, 4096), 'data.test': (0, .9), 'data.valid': (0, .9), 'data.folds': (0, 100), 'data.spoil_share': (0, 1),
     'model.width': (1, 1024), 'model.dropout': (0, .99), 'training.epochs': (1, 100_000), 'training.bs': (2, 100_000), 'training.lr': (1e-9, 100),
     'training.weight_decay': (0, 100), 'training.class_weights': (0, 2), 'training.label_smoothing': (0, .99), 'training.mixup': (0, 100), 'seed': (0, 2**31),
     'training.lr_lowest': (0, 100), 'training.plateau': (1, 100_000), 'training.accumulate': (1, 100_000), 'training.clip': (0, 1e9), 'training.focal': (0, 20), 'training.cutmix': (0, 100), 'training.cutout': (0, 1),
@@ -108,11 +111,12 @@ _RANGES:dict[str, tuple[float, float]] = {'data.size': (16, 4096), 'data.test': 
 
 # %% ../../nbs/3_training/10_recipe.ipynb #2eb5122a
 def _convert(name:str, value:Any, kind:Any)->Any:
-    "`value` as the type of its field; whole numbers may stand for decimals, lists for tuples."
+    "`value` as the type of its field; whole numbers may stand for decimals, lists and words between commas for tuples."
+    if get_origin(kind) is tuple and isinstance(value, str) and not value.startswith('['): value = [word.strip() for word in value.split(',') if word.strip()]
     if get_origin(kind) is tuple and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value): return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool): return float(value)
     if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)): return value
-    expected = {str: 'a text', int: 'a whole number', float: 'a number', bool: 'true or false'}.get(kind, 'a list of texts')
+    expected = {str: 'a text', int: 'a whole number', float: 'a number', bool: 'true or false'}.get(kind, 'texts with commas between them, such as Good,Bad')
     raise RecipeError(f'{name} = {value!r}: expected {expected}.')
 
 # %% ../../nbs/3_training/10_recipe.ipynb #3fa9549e

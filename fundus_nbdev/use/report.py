@@ -6,38 +6,37 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/7_use/report.html.md"""
 
 # %% auto #0
 __all__ = ['CLASS_COLUMNS', 'PARTS', 'LINES', 'CURVE_WORDS', 'ABOUT', 'CHARTS', 'ReportData', 'meanings', 'per_cent',
-           'limits_text', 'key_numbers', 'class_rows', 'confusion_rows', 'count_table', 'plot_curves', 'picture',
-           'drawing', 'factor_strips', 'about', 'card_values', 'gallery_values', 'look_cell', 'look_rows', 'charts_of',
-           'chart_values', 'facts', 'how_to_read', 'why_sentences', 'sentences', 'tables', 'ReportError',
-           'check_report', 'render_report', 'save_figures', 'write_report']
+           'limits_text', 'key_numbers', 'class_rows', 'confusion_rows', 'count_table', 'plot_curves', 'factor_strips',
+           'about', 'card_values', 'gallery_values', 'look_cell', 'look_rows', 'charts_of', 'chart_values', 'facts',
+           'how_to_read', 'why_sentences', 'advice_for', 'sentences', 'tables', 'ReportError', 'check_report',
+           'render_report', 'save_figures', 'write_report']
 
 # %% ../../nbs/7_use/04_report.ipynb #0334c8c1
-from base64 import b64encode
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 
 import fundus_nbdev
 from ..data.files import write_whole
 from ..data.photo import FACTORS
+from ..data.table import listed
 from ..evaluation.abstain import plot_risk_coverage
 from ..evaluation.curves import plot_precision_recall, plot_roc
 from ..evaluation.metrics import confusion, format_interval, plot_confusion
 from ..evaluation.predictions import classes_of_predictions, scored_part
 from ..evaluation.reliability import plot_reliability
+from ..insight.advice import Advice, advise
 from ..insight.attention import MEASURES, describe_looks, looks_of
 from ..insight.causes import Causes, describe_causes
 from ..insight.mistakes import Card, Gallery, distance_outside, plot_gallery
+from ..insight.page import as_chart, as_jpeg, render_page
 from ..insight.stability import Stability, describe_stability, plot_degradation
 from ..models.bundle import BundleInfo
 from ..training.recipe import Recipe, to_toml
 from .confidence import Confidence, describe_confidence
-from .words import METRIC_WORDS, cautions, compare_baselines, counted, describe_curves, describe_data, describe_intervals, describe_network, describe_split, describe_training, duration, headline, is_good, listed, split_history
+from .words import METRIC_WORDS, cautions, compare_baselines, counted, describe_curves, describe_data, describe_intervals, describe_network, describe_split, describe_training, duration, headline, is_good, split_history
 
 # %% ../../nbs/7_use/04_report.ipynb #30fc0d7f
 @dataclass(frozen=True, eq=False)
@@ -169,25 +168,6 @@ def plot_curves(
         if kinds: axes.legend(frameon=False, fontsize=8)
     return figure
 
-# %% ../../nbs/7_use/04_report.ipynb #304cd129
-def picture(
-    rgb:np.ndarray, # (H,W,3), uint8
-    quality:int=82, # of the JPEG
-)->str: # data URI
-    "A photograph as text that a browser shows."
-    with BytesIO() as file:
-        Image.fromarray(rgb).save(file, 'JPEG', quality=quality)
-        return f'data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}'
-
-# %% ../../nbs/7_use/04_report.ipynb #f2b1fc27
-def drawing(
-    figure:'matplotlib.figure.Figure', # any
-)->str: # data URI
-    "A chart as text that a browser shows."
-    with BytesIO() as file:
-        figure.savefig(file, format='png', dpi=160)
-        return f'data:image/png;base64,{b64encode(file.getvalue()).decode()}'
-
 # %% ../../nbs/7_use/04_report.ipynb #766247b4
 def factor_strips(
     card:Card, # a photograph with its answer
@@ -231,9 +211,9 @@ def card_values(
         if name in card.flat: return f'no evidence for {name} in any one place'
         return f'speaks for {name}' + (f' · {100 * card.peaks[name]:.0f} %' if card.peaks else '')
     words = listed(list(card.unusual)) or ('nothing unusual measured' if card.factors and ranges is not None else '')
-    return dict(file=card.file, label=card.label, pred=card.pred, right=card.label == card.pred, p=f'{100 * card.p:.0f} % sure', photo=picture(card.photo),
+    return dict(file=card.file, label=card.label, pred=card.pred, right=card.label == card.pred, p=f'{100 * card.p:.0f} % sure', photo=as_jpeg(card.photo),
                 words=words[:1].upper() + words[1:], factors=factor_strips(card, ranges),
-                maps=[dict(name=name, picture=picture(overlay), text=map_text(name), flat=name in card.flat) for name, overlay in card.overlays.items()])
+                maps=[dict(name=name, picture=as_jpeg(overlay), text=map_text(name), flat=name in card.flat) for name, overlay in card.overlays.items()])
 
 # %% ../../nbs/7_use/04_report.ipynb #99ca5316
 def gallery_values(
@@ -280,7 +260,7 @@ def charts_of(
 )->dict[str, 'matplotlib.figure.Figure']: # name in `CHARTS` → chart
     "What is drawn of the numbers."
     charts = {'roc': plot_roc(data.predictions, metrics=data.metrics), 'precision_recall': plot_precision_recall(data.predictions, metrics=data.metrics)}
-    if data.stability: charts['degradation'] = plot_degradation(data.stability.curves)
+    if data.stability: charts['degradation'] = plot_degradation(data.stability.curves, classes=classes_of_predictions(data.predictions))
     if not data.confidence: return charts
     sure = data.confidence
     return charts | {'reliability': plot_reliability({'as trained': sure.trained, 'calibrated': sure.calibrated}), 'risk_coverage': plot_risk_coverage(sure.calibrated)}
@@ -290,7 +270,7 @@ def chart_values(
     charts:dict, # of `charts_of`
 )->dict[str, dict]: # for the template: name → title, about, picture
     "Charts as text and pictures."
-    return {name: dict(title=CHARTS[name][0], about=CHARTS[name][1], picture=drawing(figure)) for name, figure in charts.items()}
+    return {name: dict(title=CHARTS[name][0], about=CHARTS[name][1], picture=as_chart(figure)) for name, figure in charts.items()}
 
 # %% ../../nbs/7_use/04_report.ipynb #0a48c3e2
 def facts(
@@ -324,6 +304,14 @@ def why_sentences(
     moves = describe_stability(data.stability, first) if data.stability else []
     return (describe_causes(data.causes) if data.causes else []) + (moves if is_good(first) else moves[-1:])
 
+# %% ../../nbs/7_use/04_report.ipynb #d6beb1d1
+def advice_for(
+    data:ReportData, # what the report tells of
+)->list[Advice]: # what can harm first
+    "What would help."
+    first = classes_of_predictions(data.predictions)[0]
+    return advise(data.predictions, data.table, data.causes, data.stability, data.metrics, data.baselines, data.history, first if is_good(first) else '', data.recipe)
+
 # %% ../../nbs/7_use/04_report.ipynb #16f15686
 def sentences(
     data:ReportData, # what the report tells of
@@ -338,7 +326,7 @@ def sentences(
         mistakes_sentence=f'{counted(wrong, "mistake").capitalize()} in {counted(len(part), "photograph")}.' + (' Look at them before you trust any number above.' if wrong and how_to_read(data) else ''),
         sure_sentences=describe_confidence(data.confidence) if data.confidence else [],
         looks_sentences=describe_looks(data.looks) if data.looks is not None else [],
-        why_sentences=why_sentences(data),
+        why_sentences=why_sentences(data), advice=advice_for(data),
         done=[describe_data(data.table, classes_of_predictions(data.predictions), data.recipe, len(data.unreadable)),
                describe_split(data.table, data.recipe), describe_network(data.recipe, data.parameters), describe_training(data.recipe, data.seconds)],
         curve_sentence=describe_curves(data.history) if data.history is not None else '',
@@ -385,11 +373,9 @@ def render_report(
 )->str: # HTML
     "The whole report as one text."
     check_report(data)
-    folder = Path(fundus_nbdev.__file__).parent/'use'
-    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template('report.html.jinja').render(
-        **sentences(data), **tables(data), galleries=[gallery_values(gallery) for gallery in data.galleries],
-        charts=chart_values(charts or charts_of(data)), curves=drawing(plot_curves(data.history)) if data.history is not None else '', figures=[dict(name=name, picture=drawing(figure)) for name, figure in data.figures.items()],
+    return render_page(
+        'report.html.jinja', **sentences(data), **tables(data), galleries=[gallery_values(gallery) for gallery in data.galleries],
+        charts=chart_values(charts or charts_of(data)), curves=as_chart(plot_curves(data.history)) if data.history is not None else '', figures=[dict(name=name, picture=as_chart(figure)) for name, figure in data.figures.items()],
         recipe=to_toml(data.recipe), command=data.command, facts=facts(data))
 
 # %% ../../nbs/7_use/04_report.ipynb #4740189d

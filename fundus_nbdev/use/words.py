@@ -15,7 +15,7 @@ __all__ = ['GOOD_NAMES', 'METRIC_WORDS', 'counted', 'listed', 'worst_confusion',
 import numpy as np
 import pandas as pd
 
-from ..data.table import ORDERS
+from ..data.table import ORDERS, listed
 from ..evaluation.metrics import confusion
 from ..evaluation.predictions import classes_of_predictions, scored_part
 from ..training.recipe import Recipe
@@ -236,9 +236,10 @@ def describe_training(
     t = recipe.training
     weights = {0: 'All photographs weigh the same in the loss.', 1: 'Rare classes weigh as much in the loss as frequent ones.'}.get(t.class_weights, 'Rare classes weigh more in the loss.')
     augment = 'Each time, they are turned, mirrored and lit a little differently. ' if recipe.data.augment != 'none' else ''
+    spoilt = f'{100 * recipe.data.spoil_share:.0f} % of the photographs of the first class are spoilt each time ({listed([kind.replace("_", " ") for kind in recipe.data.spoil])}), and count as {recipe.data.spoil_as or "bad ones"}. ' if recipe.data.spoil else ''
     mixup = f'Photographs are mixed in pairs (MixUp, α = {t.mixup:g}). ' if t.mixup else ''
     took = f' The whole run took {duration(seconds)}.' if seconds is not None else ''
-    return (f'It saw every training photograph {t.epochs} times, {t.bs} at once, with the one-cycle schedule (highest learning rate {t.lr:g}). {augment}{mixup}{weights}{took}')
+    return (f'It saw every training photograph {t.epochs} times, {t.bs} at once, with the one-cycle schedule (highest learning rate {t.lr:g}). {augment}{spoilt}{mixup}{weights}{took}')
 
 # %% ../../nbs/7_use/02_words.ipynb #d2690780
 def split_history(
