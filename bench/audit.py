@@ -95,16 +95,14 @@ def plants(n=10):
     found = {name: 0 for name in [*PLANTS, 'an eye under another name', 'a copy saved anew', 'a copy with another label']}
     for seed in range(n):
         with TemporaryDirectory() as folder:
-            table = draw_set(f'{folder}/set', 2000 + seed)
+            table = draw_set(f'{folder}/set', 2000 + seed, size=200)
             for name, (change, given, properties) in PLANTS.items():
                 with TemporaryDirectory() as place: done = audit(spoil(table, place, change, **given), n_boot=1000)
                 found[name] += bool(properties & set(done.shortcuts.property[done.shortcuts.verdict == 'shortcut']))
             done = audit(twin_faults(table, folder), n_boot=200)
             said = {subject: ' '.join(part.finding) for subject, part in done.serious.groupby('subject')}
-            pair = done.pairs.assign(names=[{Path(a).stem, Path(b).stem} for a, b in zip(done.pairs['first'], done.pairs['second'])])
-            for name, fault in (('eye', 'an eye under another name'), ('copy', 'a copy saved anew'), ('other', 'a copy with another label')):
-                mine = pair[[name in names for names in pair.names]]
-                found[fault] += bool({'eye': mine.kind.isin(['same eye', 'same photograph']).any() and mine.two_sides.any(), 'copy': (mine.kind == 'same photograph').any() and mine.two_sides.any(), 'other': 'labels' in said and mine.two_labels.any()}[name])
+            for name, fault, subjects in (('eye', 'an eye under another name', ('eyes', 'copies')), ('copy', 'a copy saved anew', ('copies',)), ('other', 'a copy with another label', ('labels',))):
+                found[fault] += any(f'{name}.jpg' in said.get(subject, '') for subject in subjects)
         print(f'{seed + 1}/{n}', found, flush=True)
     keep(plants=dict(sets=n, found=found, real=real_plants() if 'FUNDUS_DATA' in os.environ else {}))
 
