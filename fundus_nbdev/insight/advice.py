@@ -77,8 +77,8 @@ def advise_on_faults(
     blind = points[points['breaks'].isna() & ~points['kind'].isin(['jpeg', *spoilt])]
     if not len(blind): return []
     kinds = [kind.replace('_', ' ') for kind in blind['kind']]
-    return [Advice(f'{listed(kinds).capitalize()} {"are" if len(kinds) > 1 else "is"} not noticed: at {"their" if len(kinds) > 1 else "its"} worst, {100 * blind["at_worst"].min():.0f} % or more of {counted(int(blind["n"].min()), "photograph")} that were rightly called {good} are still called so.',
-                   f'Bad photographs with {"these faults" if len(kinds) > 1 else "this fault"}. They can be made: --set data.spoil={",".join(blind["kind"])} spoils some {good} photographs of each batch, and calls them Reject or Bad (data.spoil_as, if that class has another name).',
+    return [Advice(f'{listed(kinds).capitalize()} {"are" if len(kinds) > 1 else "is"} not noticed: at {"their" if len(kinds) > 1 else "its"} worst, {100 * blind["at_worst"].min():.0f} %{" or more" * (len(kinds) > 1)} of {counted(int(blind["n"].min()), "photograph")} that were rightly called {good} are still called so.',
+                   f'Bad photographs with {"these faults" if len(kinds) > 1 else "this fault"}. They can be made: --set data.spoil={",".join([*spoilt, *blind["kind"]])} spoils some {good} photographs of each batch, and calls them Reject or Bad (data.spoil_as, if that class has another name).',
                    'The same curves with --stability; and the metrics of the photographs as they are, since {} may be called bad more easily now.'.format(good))]
 
 # %% ../../nbs/6_insight/12_advice.ipynb #7213e02e
