@@ -1,6 +1,7 @@
 """The audit, measured: what it raises on clean sets, which planted faults it finds, and what it costs.
 
     python bench/audit.py alarms plants   # half an hour; of DRIMDB and EyeQ's sample, too, where FUNDUS_DATA says where they are
+    python bench/audit.py searches        # minutes: the searches alone, of photographs that are all different
     python bench/audit.py 1000            # so many small photographs (copies, resized, moved and saved anew): seconds of each step, and memory
     python bench/audit.py 10000           # in a process of its own, since memory is the greatest that the process had
 
@@ -20,10 +21,11 @@ import pandas as pd
 from PIL import Image
 
 from fundus_nbdev.data.photo import open_photo
-from fundus_nbdev.data.split import split_table
+from fundus_nbdev.data.split import partners, split_table
 from fundus_nbdev.data.synth import draw_retina, make_set
 from fundus_nbdev.data.table import read_table
 from fundus_nbdev.insight.audit import audit, audit_data, worst_of
+from fundus_nbdev.insight.twins import SIZES, likely_pairs
 from fundus_nbdev.models.bundle import versions
 
 RESULTS = Path(__file__).parent/'results'/'audit.json'
@@ -144,5 +146,18 @@ def many(n):
                                   peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3), peak_before_mb=round(before / 1e3), html_kb=round((Path(folder)/'audit'/'audit.html').stat().st_size / 1e3))})
 
 
+def searches(numbers=(2500, 5000, 10000)):
+    "The two searches alone, of photographs that are all different: seconds. (The copies above leave little to search for eyes.)"
+    rng, found = np.random.default_rng(0), {}
+    for n in numbers:
+        looks, coarse = rng.normal(size=(n, len(SIZES), 256)).astype(np.float16), rng.normal(size=(n, 24, 24)).astype(np.float32)
+        start = time.perf_counter()
+        likely_pairs(looks)
+        middle = time.perf_counter()
+        partners(coarse)
+        found[n] = dict(copies=round(middle - start, 1), eyes=round(time.perf_counter() - middle, 1))
+    keep(searches=found)
+
+
 if __name__ == '__main__':
-    for part in sys.argv[1:]: many(int(part)) if part.isdigit() else dict(alarms=alarms, plants=plants)[part]()
+    for part in sys.argv[1:]: many(int(part)) if part.isdigit() else dict(alarms=alarms, plants=plants, searches=searches)[part]()
