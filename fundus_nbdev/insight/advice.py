@@ -107,7 +107,7 @@ def advise_on_rules(
     if metric not in baselines or not baselines[metric].notna().any(): return []
     rule, reached, (value, low, high) = baselines[metric].idxmax(), baselines[metric].max(), metrics.loc[metric, ['value', 'low', 'high']]
     if reached < (value if np.isnan(low) else low): return []
-    return [Advice(f'A simple rule, {rule}, reaches a {metric.replace("_", " ")} of {reached:.3f}; the network has {value:.3f}' + f' ({low:.3f}–{high:.3f})' * bool(np.isfinite(low)) + '.',
+    return [Advice(f'A simple rule, {rule}, reaches a {metric.replace("_", " ").replace("auc", "AUC")} of {reached:.3f}; the network has {value:.3f}' + f' ({low:.3f}–{high:.3f})' * bool(np.isfinite(low)) + '.',
                    'More photographs, or a network that was trained on many others before. Until then the rule is the simpler tool.', 'The difference between both, with its interval, on the same photographs.')]
 
 def advise_on_training(
