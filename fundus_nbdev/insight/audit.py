@@ -6,10 +6,10 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/6_insight/audit.html.md"""
 
 # %% auto #0
 __all__ = ['VESSELS', 'SEVERITIES', 'FINDING_COLUMNS', 'WRITTEN', 'AuditError', 'compare_pairs', 'pair_rules', 'groups_with',
-           'name_groups', 'pair_findings', 'patient_findings', 'worst_of', 'comparable', 'in_words',
-           'shortcut_findings', 'unasked_findings', 'Audit', 'order_findings', 'audit', 'headline', 'plot_shortcuts',
-           'count_pairs', 'about_pair', 'pair_cards', 'shortcut_rows', 'render_audit', 'read_source', 'joined',
-           'write_audit', 'audit_data']
+           'name_groups', 'pair_findings', 'patient_findings', 'worst_of', 'in_words', 'shortcut_findings',
+           'unasked_findings', 'Audit', 'order_findings', 'audit', 'headline', 'plot_shortcuts', 'count_pairs',
+           'about_pair', 'pair_cards', 'shortcut_rows', 'render_audit', 'read_source', 'joined', 'write_audit',
+           'audit_data']
 
 # %% ../../nbs/6_insight/14_audit.ipynb #f454d454
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from .embed import EmbedError, load_embedder
 from .measure import measure_table
 from .page import as_chart, as_jpeg, render_page
 from .review import picture_of
-from .shortcuts import FROM_PICTURE, PROPERTY_WORDS, find_shortcuts
+from .shortcuts import PROPERTY_WORDS, comparable, find_shortcuts
 from .twins import KINDS, TWIN_STEPS, Steps, find_twins
 
 # %% ../../nbs/6_insight/14_audit.ipynb #8394664f
@@ -62,13 +62,17 @@ _SURE = .6 # likeness of vessels from which it is the same eye; below, it may be
 _AS_GOOD = .15 # `quality` up to which two photographs are equally good
 _JOIN = 'Split anew from joined.csv, where photographs that belong together are one patient; or move them to one side.'
 
+def _are_copies(pairs): return pairs.kind.isin(_COPIES)
+
+def _are_one_eye(pairs): return (pairs.kind == 'same eye') & (pairs.likeness >= _SURE) & pairs.vessels # beyond doubt
+
 def pair_rules(
     pairs:pd.DataFrame, # of `compare_pairs`
 )->list[tuple]: # severity, subject, the pairs it is about, finding, advice
     "What each kind of pair means."
-    copies, eyes, alike = pairs[pairs.kind.isin(_COPIES)], pairs[(pairs.kind == 'same eye') & pairs.two_patients], pairs[pairs.kind == 'look alike']
+    copies, eyes, alike = pairs[_are_copies(pairs)], pairs[(pairs.kind == 'same eye') & pairs.two_patients], pairs[pairs.kind == 'look alike']
     harmless, contradicting = copies[~(copies.two_sides | copies.two_patients | copies.two_labels)], copies[copies.two_labels & (copies.quality <= _AS_GOOD)]
-    sure, grave = (eyes.likeness >= _SURE) & eyes.vessels, contradicting.two_patients | (contradicting.kind == 'same file')
+    sure, grave = _are_one_eye(eyes), contradicting.two_patients | (contradicting.kind == 'same file')
     taste = 'One of them is wrong, or the line between the classes is a matter of taste. Look at the pairs, and correct or remove: fundus run … --corrections.'
     return [
         ('serious', 'copies', copies[copies.two_sides], 'The same picture is on two sides of the split', f'What is tested was learnt by heart. {_JOIN}'),
@@ -108,7 +112,7 @@ def pair_findings(
     table:pd.DataFrame, # photo table
 )->list[tuple]: # rows of `FINDING_COLUMNS`
     "What the pairs say."
-    shown, copies, found = {'labels': 'label'}, pairs[pairs.kind.isin(_COPIES)], []
+    shown, copies, found = {'labels': 'label'}, pairs[_are_copies(pairs)], []
     for severity, subject, part, finding, advice in pair_rules(pairs):
         groups = groups_with(part, copies if subject in ('copies', 'labels') else part)
         if groups: found.append((severity, subject, f'{finding}: {name_groups(groups, table, shown.get(subject, "split"))}.', advice, sum(map(len, groups))))
@@ -133,21 +137,15 @@ def worst_of(
     "The pair of classes where each property tells most, the worst property first."
     return shortcuts.drop_duplicates('property', ignore_index=True)
 
-def comparable(
-    row:pd.Series, # of `find_shortcuts`
-    enough:float=5, # effective number of photographs of a class
-)->bool: # as for `judge`
-    "Was the property compared among photographs of equal content?"
-    return bool(np.isfinite(row.equal_auc) and row.n_equal >= enough and not (row.way == 'ranges' and row.property in FROM_PICTURE))
-
 def in_words(
     row:pd.Series, # of `worst_of`
 )->str: # one or two sentences
     "What a property tells, and how much of it is the picture."
     name, equal = PROPERTY_WORDS.get(row.property, row.property), f'among photographs of equal content it is {row.equal_auc:.2f} ({row.equal_low:.2f}–{row.equal_high:.2f})'
     alone = f'{name[0].upper()}{name[1:]} tells {row.second} from {row["first"]} with an AUC of {row.auc:.3f} ({row.low:.3f}–{row.high:.3f}).'
-    if row.verdict == 'shortcut': return f'{alone} The picture does not explain it: {equal}.' if comparable(row) else f'{alone} Too few photographs are of equal content to compare, but no picture has an effect on it.'
-    if not comparable(row): return f'{alone} That can follow from the picture; too few photographs are of equal content to tell.'
+    compared = np.isfinite(row.equal_auc) and comparable(row)
+    if row.verdict == 'shortcut': return f'{alone} The picture does not explain it: {equal}.' if compared else f'{alone} Too few photographs are of equal content to compare, but no picture has an effect on it.'
+    if not compared: return f'{alone} That can follow from the picture; too few photographs are of equal content to tell.'
     return f'{alone} That follows from the picture, at least in part: {equal}.' if row.equal_low > .5 else f'{alone} That can follow from the picture: {equal}.'
 
 def shortcut_findings(
@@ -296,7 +294,7 @@ def render_audit(
     "The audit as one text."
     rows = shortcut_rows(audit.shortcuts)
     return render_page('audit.html.jinja', name=audit.name, headline=headline(audit), severities=SEVERITIES, findings=audit.findings.to_dict('records'), shortcut_rows=rows, chart=as_chart(plot_shortcuts(audit.shortcuts)) if rows else '',
-                       kind_rows=[(kind, list(row)) for kind, row in zip(count_pairs(audit.pairs).index, count_pairs(audit.pairs).itertuples(index=False))], pairs=pair_cards(audit.pairs, audit.table, most), n_pairs=len(audit.pairs), most=most,
+                       kind_rows=[(kind, list(row)) for kind, row in count_pairs(audit.pairs).iterrows()], pairs=pair_cards(audit.pairs, audit.table, most), n_pairs=len(audit.pairs), most=most,
                        unreadable=[f'{Path(path).name}: {reason}' for path, reason in audit.unreadable.items()], network=audit.network, seconds=list(audit.seconds.items()))
 
 # %% ../../nbs/6_insight/14_audit.ipynb #5f2e0503
@@ -317,7 +315,7 @@ def joined(
     audit:Audit, # what was found
 )->pd.DataFrame: # photo table without split: `fundus run --data joined.csv` splits it anew
     "The photographs, with one patient for those that belong together: copies, and eyes beyond doubt."
-    pairs = audit.pairs[audit.pairs.kind.isin(_COPIES) | ((audit.pairs.kind == 'same eye') & (audit.pairs.likeness >= _SURE) & audit.pairs.vessels)]
+    pairs = audit.pairs[_are_copies(audit.pairs) | _are_one_eye(audit.pairs)]
     return join_patients(audit.table, pairs[['first', 'second']].to_numpy().tolist()).drop(columns='split', errors='ignore')
 
 def write_audit(

@@ -7,8 +7,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/6_insight/shortcuts.html.md"""
 # %% auto #0
 __all__ = ['PROPERTY_WORDS', 'FROM_PICTURE', 'WAYS', 'LEVELS', 'VERDICTS', 'SHORTCUT_COLUMNS', 'ShortcutError', 'properties_of',
            'content_of', 'range_scores', 'group_scores', 'scores_of', 'content_chances', 'overlap_weights',
-           'effective_number', 'take_off_content', 'weighted_auc', 'Pair', 'make_pair', 'ask_property', 'judge',
-           'find_shortcuts']
+           'effective_number', 'take_off_content', 'weighted_auc', 'Pair', 'make_pair', 'ask_property', 'comparable',
+           'judge', 'find_shortcuts']
 
 # %% ../../nbs/6_insight/05_shortcuts.ipynb #7fe60cee
 from dataclasses import dataclass
@@ -223,16 +223,21 @@ _LEVEL_COLUMNS = [[*CONTENT, *FACTORS].index(name) for name in LEVELS]
 # %% ../../nbs/6_insight/05_shortcuts.ipynb #50228739
 VERDICTS:tuple[str, ...] = ('shortcut', 'follows from the picture', 'no') # the worst first
 
+def comparable(
+    answer:dict, # property, way, n_equal
+    enough:float=5, # effective number of photographs of a class that can be compared
+)->bool:
+    "Do photographs of equal content decide? What ranges of a size say is not freed of content."
+    return bool(answer['n_equal'] >= enough and (answer['way'] != 'ranges' or answer['property'] not in FROM_PICTURE))
+
 def judge(
     answer:dict, # property, way, auc, low, p_holm, and of equal content: equal_auc, equal_low, n_equal (NaN where not asked)
     guessed:bool=False, # was the camera guessed by size and field?
     least:float=.6, # AUC that an interval must exceed
-    enough:float=5, # effective number of photographs of a class that can be compared
 )->str: # one of `VERDICTS`
     "The verdict on one property and one pair of classes."
     if not (answer['p_holm'] < .05 and answer['low'] > least): return 'no'
-    asked = answer['way'] != 'ranges' or answer['property'] not in FROM_PICTURE # what ranges of a size say is not freed of content
-    if asked and answer['n_equal'] >= enough: return 'shortcut' if answer['equal_low'] > least else 'follows from the picture'
+    if comparable(answer): return 'shortcut' if answer['equal_low'] > least else 'follows from the picture'
     return 'follows from the picture' if answer['property'] in FROM_PICTURE or (guessed and answer['property'] == 'camera') else 'shortcut'
 
 # %% ../../nbs/6_insight/05_shortcuts.ipynb #5753724b
