@@ -114,8 +114,10 @@ def log_records(data):
 
 
 def wandb_rows(folder):
-    "What is in the offline files: a list of runs, each a list of rows."
+    "What is in the offline files: a list of runs, each a list of rows. A finished run's file is closed by W&B's service, a little later; the end of the service waits for it."
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
+    wandb.teardown()
     def rows(file):
         for record in map(Record.FromString, log_records(file.read_bytes())):
             if record.WhichOneof('record_type') == 'history': yield {'.'.join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
