@@ -47,6 +47,7 @@ def gradcam(
     look:Look, # activations and gradients
 )->Tensor: # (B,C,h,w), 0 or more
     "Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, section 3)."
+    if look.weights is not None: return cam(look).relu() / look.activations[0, 0].numel() # a thousand classes in one product
     return torch.einsum('cbk,bkhw->bchw', mean_over_places(look.gradients), look.activations).relu()
 
 # %% ../../nbs/5_explain/03_cam.ipynb #e7a15aa3
@@ -122,7 +123,7 @@ def masked_scores(
     photo:Tensor, # (3,H,W)
     masks:Tensor, # (K,h,w), enlarged to the photo, bilinear between the centres of places
     stretch:bool=False, # each from 0 to 1, after it was enlarged; False: they are so already
-    bs:int=32, # pictures at once
+    bs:int=16, # pictures at once
 )->Tensor: # scores (K,N); equal masks are asked about once
     "What a network answers to a photograph behind masks."
     unique, index = torch.unique(masks, dim=0, return_inverse=True)

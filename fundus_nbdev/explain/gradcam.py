@@ -95,14 +95,15 @@ def last_maps(
     x:Tensor, # photos, (B,3,H,W)
 )->tuple[str|None, Tensor|None, Tensor]: # dotted name of the last layer with maps (B,K,h,w), what it returned, class scores (B,N)
     "One forward pass in which nothing is recorded; no layer where its output was changed in place afterwards, or in a network of tokens."
-    kept, count = [None, None, 0], {3: 0, 4: 0}
+    kept, layouts = [None, None, 0], {}
     def note(name, output):
         if as_maps(output, x.shape[-2:]) is None: return
-        count[output.ndim] += 1
+        layouts[name] = output.ndim
         if output.ndim == 4: kept[:] = name, output, output._version
     with torch.no_grad(), watching(model, note): scores = check_scores(forward(model, x), len(x))
     name, output, version = kept
-    if count[3] > count[4] or name and output._version != version: name = output = None
+    tokens = sum(ndim == 3 for ndim in layouts.values())
+    if tokens > len(layouts) - tokens or name and output._version != version: name = output = None
     return name, output, scores
 
 # %% ../../nbs/5_explain/04_gradcam.ipynb #8d89bcad
@@ -129,7 +130,8 @@ def look_at(
         gradients = class_gradients(scores, leaf, chosen)
         return exact(as_maps(gradients.flatten(0, 1), size).unflatten(0, gradients.shape[:2]))
     chosen = choose_classes(scores, classes)
-    weights = None if head is None else head[chosen[:1] if (chosen == chosen[:1]).all() else chosen].transpose(0, 1)
+    same = chosen.stride(0) == 0 or len(chosen) == 1 or (chosen == chosen[:1]).all() # the same classes for all photos
+    weights = None if head is None else head[chosen[:1] if same else chosen].transpose(0, 1)
     return name, Look(exact(as_maps(leaf.detach(), size)), scores.detach(), chosen, x, answer, backward, weights)
 
 # %% ../../nbs/5_explain/04_gradcam.ipynb #a8127bd3
