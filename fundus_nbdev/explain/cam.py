@@ -47,7 +47,7 @@ def gradcam(
     look:Look, # activations and gradients
 )->Tensor: # (B,C,h,w), 0 or more
     "Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, section 3)."
-    if look.weights is not None: return cam(look).relu() / look.activations[0, 0].numel() # a thousand classes in one product
+    if look.weights is not None: return cam(look).relu_().div_(look.activations[0, 0].numel()) # a thousand classes in one product
     return torch.einsum('cbk,bkhw->bchw', mean_over_places(look.gradients), look.activations).relu()
 
 # %% ../../nbs/5_explain/03_cam.ipynb #e7a15aa3

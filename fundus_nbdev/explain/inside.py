@@ -348,7 +348,7 @@ def choose_classes(
     if classes is None: return scores.argmax(1, keepdim=True)
     if isinstance(classes, (Tensor, np.ndarray)) and classes.ndim == 1: raise ExplainError(f'classes: found {len(classes)} in a flat tensor. Labels, one for each photo, are labels[:, None]; a choice for all photos is a list')
     if not isinstance(classes, Iterable): classes = [classes]
-    try: chosen = torch.as_tensor(classes if isinstance(classes, (Tensor, np.ndarray)) else [operator.index(c) for c in classes], device=scores.device).as_subclass(Tensor)
+    try: chosen = torch.as_tensor(classes if isinstance(classes, (Tensor, np.ndarray)) else np.fromiter(map(operator.index, classes), np.int64), device=scores.device).as_subclass(Tensor)
     except TypeError as error: raise ExplainError(f'classes: found {classes!r}; expected whole numbers from 0 to {N - 1}') from error
     chosen = chosen.expand(B, -1) if chosen.ndim < 2 else chosen
     if chosen.ndim != 2 or len(chosen) != B or not chosen.shape[1] or chosen.is_floating_point(): raise ExplainError(f'classes: found {chosen.dtype} of shape {tuple(chosen.shape)}; expected whole numbers (B,C) with B = {B}')
