@@ -1,6 +1,6 @@
 """What a class activation map costs: this library, pytorch-grad-cam, captum and torchcam beside a plain forward pass.
 
-    python bench/explain.py           # three quarters of an hour; let nothing else run on the machine
+    python bench/explain.py           # half an hour; let nothing else run on the machine
     python bench/explain.py --quick   # some minutes, small pictures, few repeats: shows that it works, and no figure of it counts
 
 All contenders of a case take turns in one process, each with its own copy of the network, in an order that moves on by one each repeat.

@@ -79,6 +79,17 @@ def test_pictures_are_small(page):
     assert max(sizes, default=0) < 30_000 and sum(sizes) < 150_000
 
 
+def draws(source): # a cell that leaves a figure open, which the notebook then shows
+    "Whether a shown cell draws by itself."
+    return bool(re.search(r'^\w.*\bplt\.(subplots|figure)\(', source, re.MULTILINE)) and 'plt.close' not in source and not re.search(r'^#\|\s*(hide|export|data|slow)', source, re.MULTILINE)
+
+
+@each_page
+def test_figures_are_there(page):
+    missing = [cell['source'] for cell in page.cells if cell['cell_type'] == 'code' and draws(''.join(cell['source'])) and not any(list(picture_sizes(output)) for output in cell['outputs'])]
+    assert not missing, 'run the page again in a notebook, where figures are shown'
+
+
 @each_page
 def test_links_lead_somewhere(page):
     links = [m[1] for s in page.sources('markdown') for m in re.finditer(r'\]\(([^)#\s]+)(?:#[^)]*)?\)', s) if ':' not in m[1]]
