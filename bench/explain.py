@@ -8,7 +8,7 @@ A ratio is taken within a repeat; what is reported is the median over repeats, a
 from the photographs to the maps: objects that a user makes once (extractors, `explaining`) are made before. Loops over classes are the contender's:
 
 * forward: the scores alone, in eval mode, without gradients. The unit.
-* forward, channels last: the same of photographs that are put in this layout first, as ours does with four or more. A peer's user could do that, too.
+* forward, channels last: the same of photographs that are put in this layout first, as ours does with eight or more where it needs no gradient. A peer's user could do that, too.
 * grad_cam: one call with all classes, the layer named. With `layer=None` the layer is searched for in each call.
 * explaining: the same in its `with` block: made once, as the objects of the peers are, and the one that the bars compare with them.
 * captum, pytorch-grad-cam: a call for each class, since one call takes one class for each photograph.

@@ -176,6 +176,17 @@ def test_grad_cam_equals_captum(name, weights):
     assert distance(grad_cam(model, x, layer, classes), captum_maps(model, layer, x, classes)) <= TOLERANCE
 
 
+@pytest.mark.parametrize('name, layer', [*((name, layer) for name, (_, layer, _) in NETWORKS.items() if name != 'vit'), ('resnet18', 'layer1'), ('resnet18', 'layer2'), ('vgg11_bn', 'features.14')])
+def test_batches_equal_captum(name, layer):
+    "Eight photographs and more are read in another layout, and gradients are those of the photographs as they came. Where captum itself, photo by photo, is farther from itself than TOLERANCE, that is the rounding of a deep network with random weights."
+    model, x = copy.deepcopy(network(name, 'random')), blotches(10, 2)[0]
+    classes = model(x).argsort(1)[:, [-1, 0]]
+    expected = captum_maps(model, layer, x, classes)
+    alone = torch.cat([captum_maps(model, layer, x[i:i + 1], classes[i:i + 1]) for i in range(len(x))])
+    rounding = distance(alone.relu(), expected)
+    for call in ('first', 'next'): assert distance(grad_cam(model, x, layer, classes), expected) <= max(TOLERANCE, 4 * rounding), call
+
+
 @pytest.mark.parametrize('method', GRADIENTS)
 @each_weights
 @each_network

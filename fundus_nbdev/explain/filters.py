@@ -99,7 +99,7 @@ def layer_output(
 )->Tensor: # what the layer returned, (B,…), a copy
     "One forward pass, and what the layer answered in it; its last call counts."
     kept = {}
-    def keep(module, args, output): kept['output'] = output.clone() if isinstance(output, Tensor) else output
+    def keep(module, args, output): kept['output'] = output.clone(memory_format=torch.contiguous_format) if isinstance(output, Tensor) else output
     handle = model.get_submodule(name).register_forward_hook(keep)
     try: forward(model, photos)
     finally: handle.remove()

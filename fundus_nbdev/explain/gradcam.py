@@ -12,12 +12,13 @@ __all__ = ['cut_at', 'class_gradients', 'from_the_end', 'linear_layers', 'linear
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from .cam import GRADIENT_METHODS, METHODS, Look
-from .inside import ExplainError, all_finite, as_maps, buffers_of, casting, check_maps, check_photos, check_scores, choose_classes, exact, find_layer, forward, hold_still, in_eval, listed, put_back, spatial_layers, unrecorded, untouched, watching
+from .inside import ExplainError, all_finite, as_maps, buffers_of, casting, check_maps, check_photos, check_scores, choose_classes, exact, find_layer, forward, hold_still, in_eval, laid_out, listed, put_back, spatial_layers, unrecorded, untouched, watching
 
 # %% ../../nbs/5_explain/04_gradcam.ipynb #fc115cbb
 def cut_at(
@@ -28,13 +29,14 @@ def cut_at(
     "One forward pass that records gradients only behind the layer; where the layer is called several times, its last call counts."
     kept = {}
     def cut(module, args, output):
+        if as_maps(output, x.shape[-2:]) is None: handle.remove() # the message looks at all layers
         check_maps(output, name, model, x)
         kept['leaf'] = output.detach().requires_grad_()
         torch.set_grad_enabled(True)   # until the no_grad below ends
         return kept['leaf'].clone()
     handle = model.get_submodule(name).register_forward_hook(cut)
     try:
-        with torch.no_grad(): scores = forward(model, x)
+        with torch.no_grad(): scores = forward(model, x, fast=False)
     finally: handle.remove()
     if 'leaf' not in kept: raise ExplainError(f'layer {name} is not used for these photos; {listed(spatial_layers(model, x))}')
     return kept['leaf'], check_scores(scores, len(x))
@@ -69,7 +71,7 @@ def linear_layers(
 )->Iterator[tuple[Tensor, Tensor]]: # weights (N,K) and bias (N,)
     "Every layer that could be the head, last first: linear ones, also those written as a 1 × 1 convolution."
     for module in from_the_end(model):
-        weight, bias = module._parameters.get('weight'), module._parameters.get('bias')
+        weight, bias = (dict(module._parameters.items()).get(name) for name in ('weight', 'bias'))
         if weight is not None and weight.shape[:2] == (n_classes, n_maps) and weight.numel() == n_classes * n_maps:
             yield exact(weight.detach()).flatten(1), weight.new_zeros(n_classes) if bias is None else exact(bias.detach())
 
@@ -87,7 +89,7 @@ def linear_head(
         for weight, bias in linear_layers(model, given.shape[1], means.shape[1]):
             part = nn.functional.linear(means, weight[some].to(means))
             off, largest = torch.stack([given[:, some] - bias[some] - part, part]).abs().amax((1, 2)).tolist()
-            if off <= rounding * largest: return weight
+            if off <= rounding * largest: return weight.to(means)
     if means.shape == given.shape and (given - means).abs().max() <= rounding * means.abs().max(): return torch.eye(means.shape[1]).to(means)
 
 # %% ../../nbs/5_explain/04_gradcam.ipynb #16bc6f38
@@ -114,10 +116,12 @@ def last_maps(
     with torch.no_grad(), watching(model, note): scores = check_scores(forward(model, x), len(x))
     name, output, version = kept
     tokens = sum(ndim == 3 for ndim in layouts.values())
-    if tokens > len(layouts) - tokens or name and output._version != version: name = output = None
+    if 2 * tokens > len(layouts) or name and output._version != version: name = output = None
     return name, output, scores
 
 # %% ../../nbs/5_explain/04_gradcam.ipynb #8d89bcad
+_GRADIENTS:WeakSet = WeakSet() # layers behind which a backward pass was needed before
+
 def look_at(
     model:nn.Module, # any network, in eval mode
     x:Tensor, # photos, (B,3,H,W)
@@ -125,18 +129,23 @@ def look_at(
     classes:int|list|Tensor|None, # as for `grad_cam`
 )->tuple[str, Look]: # dotted name of the layer, and what was seen there
     "One look into a network."
-    size, cast, head = x.shape[-2:], casting(x.device.type), None
+    size, cast, head, photos = x.shape[-2:], casting(x.device.type), None, x
     if layer is None:
         alone = sum(isinstance(module, nn.Linear) for module in model.modules()) == 1
         layer, leaf, scores = last_maps(model, x if alone else x[:1])
         if layer and len(leaf) == len(x): head = linear_head(model, exact(check_maps(leaf, layer, model, x)), scores)
     name = layer if head is not None else find_layer(model, x, layer)
     if head is None:
-        leaf, scores = cut_at(model, x, name)
+        photos = x if model.get_submodule(name) in _GRADIENTS else laid_out(model, x)
+        leaf, scores = cut_at(model, photos, name)
         head = linear_head(model, exact(as_maps(leaf.detach(), size)), scores)
     def answer(photos):
         with cast: return check_scores(forward(model, photos), len(photos))
     def backward(chosen):
+        nonlocal leaf, scores, photos
+        if photos is not x: # in another layout; the gradients are those of the photos as they came, the next time at once
+            _GRADIENTS.add(model.get_submodule(name))
+            with cast: photos, (leaf, scores) = x, cut_at(model, x, name)
         if not scores.requires_grad: raise ExplainError(f'the class scores do not depend on layer {name}, or the network switches gradients off behind it (torch.no_grad, detach); choose a later layer')
         gradients = class_gradients(scores, leaf, chosen)
         return exact(as_maps(gradients.flatten(0, 1), size).unflatten(0, gradients.shape[:2]))
