@@ -71,7 +71,8 @@ def linear_layers(
 )->Iterator[tuple[Tensor, Tensor]]: # weights (N,K) and bias (N,)
     "Every layer that could be the head, last first: linear ones, also those written as a 1 × 1 convolution."
     for module in from_the_end(model):
-        weight, bias = (dict(module._parameters.items()).get(name) for name in ('weight', 'bias'))
+        own = dict(module._parameters.items())
+        weight, bias = own.get('weight'), own.get('bias')
         if weight is not None and weight.shape[:2] == (n_classes, n_maps) and weight.numel() == n_classes * n_maps:
             yield exact(weight.detach()).flatten(1), weight.new_zeros(n_classes) if bias is None else exact(bias.detach())
 

@@ -120,11 +120,13 @@ def reads_channels_last(
 )->bool: # does it give the same answer?
     "Whether a network can read a photo in another layout; tried once."
     if model in _READS: return _READS[model]
-    with torch.no_grad(): plain = model(x[:1])
+    try:
+        with torch.no_grad(): plain = model(x[:1])
+    except Exception: return False # what is wrong, the answer to all photos will show
     try:
         with torch.no_grad(): other = model(x[:1].contiguous(memory_format=torch.channels_last))
         same = bool((plain - other).abs().max() <= .05 * plain.abs().max()) # a wrong reading is far off, rounding to 16 bits is not
-    except Exception: same = False # what it is, the answer to the photos as they came will show
+    except Exception: same = False
     if not isinstance(plain, Tensor) or plain.isfinite().all(): _READS[model] = same
     return same
 
