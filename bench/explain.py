@@ -168,8 +168,8 @@ def measure(plan, contenders, name='ResNet-18', method='gradcam', batch=16, n_cl
 
 def classes_part(plan): # cases
     "Grad-CAM of ResNet-18's last stage; 1,000 classes only for those that do not loop."
-    everyone = [*UNITS, *OURS, 'captum', 'pytorch-grad-cam', 'torchcam', 'torchcam CAM']
-    return [measure(plan, everyone if n < 1000 else everyone[:5], batch=batch, n_classes=n) for batch in plan['batches'] for n in plan['classes']]
+    peers = ['captum', 'pytorch-grad-cam', 'torchcam', 'torchcam CAM']
+    return [measure(plan, [*UNITS, *OURS, *(peers if n < 1000 else [])], batch=batch, n_classes=n) for batch in plan['batches'] for n in plan['classes']]
 
 
 def heads_part(plan):
@@ -241,16 +241,16 @@ def memory_part(plan):
 
 def bars(parts): # list of dicts
     "What was asked for, the worst value and where: of `explaining`, in a loop as the peers' objects are; memory of one call of `grad_cam`."
-    classes = parts.get('classes', [])
-    heads = {is_resnet: [case for case in parts.get('heads', []) if case['network'].startswith('ResNet-18') == is_resnet] for is_resnet in (True, False)}
+    classes, heads = parts.get('classes', []), parts.get('heads', [])
+    resnet = [case for case in heads if case['network'].startswith('ResNet-18')]
     timed = [case for part in ('classes', 'heads', 'methods', 'scorecam') for case in parts.get(part, [])]
     where = lambda case: f'{case["network"]}, {case["method"]}, batch of {case["batch"]}, classes: {case["classes"]}'
     ratio = lambda key, who, cases: [(case[key][who]['median'], where(case)) for case in cases if who in case[key]]
     forward = {(case['network'], case['batch']): case['counted_mb'] for case in parts.get('memory', []) if case['contender'] == 'forward'}
     memory = [(case['counted_mb'] / forward[case['network'], case['batch']], f'{case["network"]}, batch of {case["batch"]}') for case in parts.get('memory', []) if case['contender'] == 'grad_cam']
     found = [('all classes, pooling and one linear layer: times a forward pass', 'at most', 1.1, ratio('to_forward', LOOP, classes)),
-             ('one class, ResNet-18 with another head, last stage: times a forward pass', 'at most', 1.2, ratio('to_forward', LOOP, heads[True])),
-             ('one class, other networks, last stage: times a forward pass', 'at most', 1.2, ratio('to_forward', LOOP, heads[False])),
+             ('one class, ResNet-18 with another head, last stage: times a forward pass', 'at most', 1.2, ratio('to_forward', LOOP, resnet)),
+             ('one class, other networks, last stage: times a forward pass', 'at most', 1.2, ratio('to_forward', LOOP, [case for case in heads if case not in resnet])),
              ('one class: times faster than pytorch-grad-cam', 'at least', 2.8, ratio('faster_than', 'pytorch-grad-cam', [case for case in classes if case['classes'] == 1])),
              ('three classes: times faster than pytorch-grad-cam', 'at least', 8.5, ratio('faster_than', 'pytorch-grad-cam', [case for case in classes if case['classes'] == 3])),
              ('anywhere: times the fastest peer', 'at most', 1.05, ratio('to_fastest_peer', LOOP, timed)),
