@@ -13,7 +13,7 @@ extras = {key.removesuffix('_requirements'): value.split() for key, value in set
 
 setup(version=version,
       packages=find_namespace_packages(include=['fundus_nbdev', 'fundus_nbdev.*'], exclude=['*.__pycache__']), # folders of data too
-      package_data={'fundus_nbdev.recipes': ['*.toml'], 'fundus_nbdev.samples': ['*'], 'fundus_nbdev.insight': ['*.jinja'], 'fundus_nbdev.use': ['*.jinja']},
+      package_data={'fundus_nbdev.recipes': ['*.toml'], 'fundus_nbdev.samples': ['*'], '': ['*.jinja']},
       python_requires=f'>={settings["min_python"]}',
       install_requires=settings['requirements'].split(),
       extras_require=extras,

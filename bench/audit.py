@@ -6,7 +6,7 @@
     python bench/audit.py 10000           # in a process of its own, since memory is the greatest that the process had
 
 alarms: 40 clean drawn sets, split by patients; how many have a serious finding. plants: five planted shortcuts and three planted twins in 10 drawn sets each; how often each is found.
-Each part adds to bench/results/audit.json, shown by nbs/6_insight/14_audit.ipynb."""
+Each part adds to bench/results/audit.json, shown by nbs/09_audit/07_audit.ipynb."""
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import json
@@ -20,12 +20,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from fundus_nbdev.data.photo import open_photo
-from fundus_nbdev.data.split import partners, split_table
-from fundus_nbdev.data.synth import draw_retina, make_set
+from fundus_nbdev.photos.photo import open_photo
+from fundus_nbdev.data.duplicates import partners
+from fundus_nbdev.data.split import split_table
+from fundus_nbdev.synth.retina import draw_retina
+from fundus_nbdev.synth.sets import make_set
 from fundus_nbdev.data.table import read_table
-from fundus_nbdev.insight.audit import audit, audit_data, worst_of
-from fundus_nbdev.insight.twins import SIZES, likely_pairs
+from fundus_nbdev.audit.audit import audit, audit_data, worst_of
+from fundus_nbdev.audit.twins import SIZES, likely_pairs
 from fundus_nbdev.models.bundle import versions
 
 RESULTS = Path(__file__).parent/'results'/'audit.json'

@@ -20,11 +20,12 @@ import time
 import pandas as pd
 from PIL import Image
 
-from fundus_nbdev.data.files import write_whole
-from fundus_nbdev.data.split import group_near_duplicates
-from fundus_nbdev.data.synth import degrade, draw_retina
+from fundus_nbdev.core.files import write_whole
+from fundus_nbdev.data.duplicates import group_near_duplicates
+from fundus_nbdev.synth.degradations import degrade
+from fundus_nbdev.synth.retina import draw_retina
 from fundus_nbdev.data.table import read_table
-from fundus_nbdev.insight.eda import count_cameras, describe_answer, describe_cameras, describe_counts, describe_rules, headline, look_at_data
+from fundus_nbdev.audit.eda import count_cameras, describe_answer, describe_cameras, describe_counts, describe_rules, headline, look_at_data
 
 RESULTS, SIZES = Path(__file__).parent/'results', (1_000, 3_000, 10_000)
 

@@ -19,7 +19,7 @@ import sys
 import pandas as pd
 
 from fundus_nbdev.evaluation.predictions import read_predictions
-from fundus_nbdev.evaluation.runs import evaluate_runs
+from fundus_nbdev.evaluation.multi_run import evaluate_runs
 from fundus_nbdev.training.recipe import find_recipe, override, read_recipe
 
 METRICS = ['accuracy', 'balanced_accuracy', 'macro_f1', 'macro_auc', 'quadratic_kappa']

@@ -6,7 +6,7 @@ CIFAR-10: the first 2,000 training photographs, scored on the first 2,000 test p
 The figures of the last epoch go to bench/results/formats.csv, one row for each seed and format; the two take turns.
 What matters of the machine: amx and avx512_bf16, with which a CPU multiplies bf16 itself, while others imitate it, slowly and with other roundings;
 a GPU, which rounds differently again; and the number of threads, which changes the order of sums. The figures in git are from 2 cores of a CPU with both features.
-Shown by nbs/3_training/04_format.ipynb."""
+Shown by nbs/07_training/04_precision.ipynb."""
 from argparse import ArgumentParser
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,11 @@ from fastai.torch_core import set_seed
 import numpy as np
 import pandas as pd
 
-from fundus_nbdev.data.block import dataloaders
-from fundus_nbdev.data.files import write_whole
+from fundus_nbdev.data.datablock import dataloaders
+from fundus_nbdev.core.files import write_whole
 from fundus_nbdev.data.pixels import Pixels
 from fundus_nbdev.models.resnet import resnet
-from fundus_nbdev.training.format import FormatCB
+from fundus_nbdev.training.precision import MixedPrecisionCB
 from fundus_nbdev.training.onecycle import OneCycleCB
 
 
@@ -42,7 +42,7 @@ def train(table, pixels, seed, format, epochs):
     set_seed(seed, reproducible=True)
     dls = dataloaders(table, pixels, bs=64, augment='none', seed=seed)
     model = resnet(10, stem='cifar', width=16, n_classes=table.label.nunique())
-    learn = Learner(dls, model, CrossEntropyLossFlat(), partial(Adam, decouple_wd=True), wd=.01, metrics=[accuracy, F1Score(average='macro')], cbs=[FormatCB(format, say=None), OneCycleCB()])
+    learn = Learner(dls, model, CrossEntropyLossFlat(), partial(Adam, decouple_wd=True), wd=.01, metrics=[accuracy, F1Score(average='macro')], cbs=[MixedPrecisionCB(format, say=None), OneCycleCB()])
     with learn.no_logging(): learn.fit(epochs, 3e-3)
     train_loss, valid_loss, score, f1 = learn.recorder.values[-1]
     return {'seed': seed, 'format': format, 'accuracy': round(score, 5), 'macro_f1': round(f1, 5), 'train_loss': round(train_loss, 5), 'valid_loss': round(valid_loss, 5)}

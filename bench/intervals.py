@@ -27,7 +27,7 @@ import pandas as pd
 import sklearn
 import sklearn.metrics as sk
 
-from fundus_nbdev.data.files import write_whole
+from fundus_nbdev.core.files import write_whole
 from fundus_nbdev.evaluation.bootstrap import bca_ends, leave_out, resample, spread_ends
 from fundus_nbdev.evaluation.metrics import answers_of, evaluate, metric_names, statistic_of
 from fundus_nbdev.evaluation.predictions import classes_of_predictions, probabilities
@@ -125,7 +125,7 @@ def main():
     if (what := parser.parse_args().time): return time_once(what)
     cost = costs()
     from fundus_nbdev.models.bundle import versions # torch and fastai; only now, since a process begins with its parent's peak of memory
-    from fundus_nbdev.training.folder import Progress
+    from fundus_nbdev.training.run_folder import Progress
     shown, rows = Progress('auto'), []
     shown.say(f'{cost}')
     os.environ['OMP_NUM_THREADS'] = '1'

@@ -13,10 +13,10 @@ import time
 import numpy as np
 import pandas as pd
 
-from fundus_nbdev.data.photo import load_crop
+from fundus_nbdev.photos.field_of_view import load_crop
 from fundus_nbdev.evaluation.predictions import read_predictions, scored_part
-from fundus_nbdev.insight.attention import attention_table, describe_looks, looks_where
-from fundus_nbdev.insight.mistakes import explain_rows
+from fundus_nbdev.errors.saliency_location import attention_table, describe_looks, looks_where
+from fundus_nbdev.errors.mistakes import explain_rows
 from fundus_nbdev.models.bundle import load_bundle
 
 

@@ -9,9 +9,9 @@ import os
 import sys
 import time
 
-from fundus_nbdev.data.photo import load_crop
+from fundus_nbdev.photos.field_of_view import load_crop
 from fundus_nbdev.data.table import read_table
-from fundus_nbdev.insight.measure import measure_factors
+from fundus_nbdev.audit.properties import measure_factors
 from fundus_nbdev.models.bundle import versions
 
 

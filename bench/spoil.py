@@ -2,7 +2,7 @@
 
     python bench/spoil.py --data FOLDER --seeds 0 1 2
 
-For each seed two runs in runs/: as shipped, and with data.spoil=defocus,motion (nothing was tuned: share and severities are the defaults).
+For each seed two runs in runs/: as shipped, and with data.degrade=defocus,motion (nothing was tuned: share and severities are the defaults).
 Asked of both: the metrics of the photographs as they are, and what the networks say to the Good photographs when each is degraded, out of fold.
 The figures go to bench/results/eyeq_spoil.csv, shown by nbs/experiments/02_eyeq.ipynb: a row for each seed and arm."""
 from argparse import ArgumentParser
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from fundus_nbdev.data.synth import DEGRADATIONS
+from fundus_nbdev.synth.degradations import DEGRADATIONS
 from fundus_nbdev.evaluation.metrics import evaluate
-from fundus_nbdev.insight.stability import answer_variants, degraded
+from fundus_nbdev.errors.robustness import answer_variants, degraded
 from fundus_nbdev.training.fit import fit
-from fundus_nbdev.training.folder import Progress
+from fundus_nbdev.training.run_folder import Progress
 from fundus_nbdev.training.recipe import find_recipe, override, read_recipe
 
 METRICS = ['accuracy', 'balanced_accuracy', 'macro_f1', 'macro_auc', 'quadratic_kappa', 'recall_Good', 'recall_Usable', 'recall_Reject']
@@ -44,7 +44,7 @@ def main():
     a, rows, file = arguments.parse_args(), [], Path(__file__).parent/'results'/'eyeq_spoil.csv'
     for seed in a.seeds:
         for arm, kinds in ARMS.items():
-            recipe = override(find_recipe('eyeq'), {'data.source': str(Path(a.data).absolute()), 'data.folds': a.folds, 'seed': seed, 'data.spoil': list(kinds)})
+            recipe = override(find_recipe('eyeq'), {'data.source': str(Path(a.data).absolute()), 'data.folds': a.folds, 'seed': seed, 'data.degrade': list(kinds)})
             fitted = trained(recipe, Path('runs')/f'eyeq-{arm.replace(" ", "-")}-s{seed}')
             metrics = evaluate(fitted.predictions, 0)['value'].reindex(METRICS)
             rows.append({'seed': seed, 'arm': arm, 'photographs': len(fitted.predictions)} | metrics.round(4).to_dict() | {name: round(share, 4) for name, share in still_good(fitted).items()})

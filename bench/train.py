@@ -78,7 +78,7 @@ def clock_callback(clock):
 
 
 def by_library(job, table, clock):
-    from fundus_nbdev.data.block import dataloaders
+    from fundus_nbdev.data.datablock import dataloaders
     from fundus_nbdev.data.pixels import cache_pixels
     from fundus_nbdev.data.table import classes_of
     from fundus_nbdev.training.learner import make_learner
@@ -100,18 +100,18 @@ def by_fastai(job, table, clock):
     from fastai.vision.augment import Resize, ResizeMethod
     from fastai.vision.core import imagenet_stats
     from fastai.vision.data import ImageDataLoaders
-    from fundus_nbdev.data.block import Gentle
+    from fundus_nbdev.data.datablock import DihedralLight
     set_up = JOBS[job]
     dls = ImageDataLoaders.from_df(table.assign(valid=table.split == 'valid'), path='/', fn_col='path', label_col='label', valid_col='valid', bs=set_up['bs'],
-                                   item_tfms=Resize(set_up['size'], ResizeMethod.Squish), batch_tfms=[Gentle(), Normalize.from_stats(*imagenet_stats)])
+                                   item_tfms=Resize(set_up['size'], ResizeMethod.Squish), batch_tfms=[DihedralLight(), Normalize.from_stats(*imagenet_stats)])
     learner = Learner(dls, network(job, table.label.nunique()), loss_func=CrossEntropyLossFlat(), cbs=[clock_callback(clock)])
     with learner.no_bar(), learner.no_logging(): learner.fit_one_cycle(set_up['epochs'], 3e-3)
 
 
 def by_pytorch(job, table, clock):
-    from fundus_nbdev.data.block import relight, turn
+    from fundus_nbdev.data.datablock import relight, turn
     from fundus_nbdev.data.pixels import cache_pixels, channel_stats
-    from fundus_nbdev.training.format import choose_format
+    from fundus_nbdev.training.precision import choose_format
     import numpy as np, pandas as pd, torch
     set_up, train = JOBS[job], np.flatnonzero(table.split == 'train')
     pixels = cache_pixels(list(table.path), set_up['size'], 'whole')
@@ -151,7 +151,7 @@ def measure(name, job, data, what=''): # prints one line of JSON
 def measure_size(n, folder): # prints one line of JSON
     "Seconds a photograph, of loading alone and of training, for a set of n photographs of 64 px; memory of the process without the mapped file."
     import numpy as np, pandas as pd, torch
-    from fundus_nbdev.data.block import dataloaders
+    from fundus_nbdev.data.datablock import dataloaders
     from fundus_nbdev.data.pixels import Pixels
     from fundus_nbdev.models.resnet import resnet
     from fundus_nbdev.training.learner import make_learner
@@ -198,7 +198,7 @@ def summary(runs): # dict
 
 def main(data):
     from fundus_nbdev.models.bundle import versions
-    from fundus_nbdev.training.format import choose_format
+    from fundus_nbdev.training.precision import choose_format
     result = dict(cores=os.cpu_count(), network='ResNet-18', jobs=JOBS, format=str(choose_format('cpu')), versions=versions())
     with tempfile.TemporaryDirectory() as scratch:
         write_cifar(data, Path(scratch)/'cifar', JOBS['cifar']['n'])

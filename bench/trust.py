@@ -24,14 +24,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fundus_nbdev.data.files import write_whole
-from fundus_nbdev.data.photo import crop_fov, find_fov, show_photos
-from fundus_nbdev.data.synth import draw_retina
+from fundus_nbdev.core.files import write_whole
+from fundus_nbdev.photos.field_of_view import crop_fov, find_fov
+from fundus_nbdev.photos.photo import show_photos
+from fundus_nbdev.synth.retina import draw_retina
 from fundus_nbdev.explain import saliency
-from fundus_nbdev.explain.gradcam import METHODS, grad_cam
-from fundus_nbdev.explain.inside import ExplainError
+from fundus_nbdev.explain.cam import METHODS
+from fundus_nbdev.explain.gradcam import grad_cam
+from fundus_nbdev.core.errors import ExplainError
 from fundus_nbdev.explain.overlay import is_flat, upsample
-from fundus_nbdev.explain.trust import BASELINES, LOCAL_KINDS, energy_inside, insertion_deletion, merge_channels, passes_randomisation, pointing_game, randomisation_check, randomise, spoil_region
+from fundus_nbdev.explain.trust import BASELINES, LOCAL_KINDS, energy_inside, insertion_deletion, merge_channels, passes_randomisation, pointing_game, randomisation_check, randomise, degrade_region
 from fundus_nbdev.models.bundle import load_bundle, versions
 from fundus_nbdev.training.fit import fit
 from fundus_nbdev.training.recipe import find_recipe, override
@@ -74,7 +76,7 @@ def photographs(n, first, radius, kinds=None):
         crop = lambda picture: crop_fov(picture, SIZE, fov)
         as_picture = lambda mask: np.repeat(mask[..., None].astype(np.uint8) * 255, 3, 2)
         for kind in kinds or [LOCAL_KINDS[k % len(LOCAL_KINDS)]]:
-            degraded = spoil_region(drawn.rgb, kind, SEVERITY, first + k, radius, drawn.fov)
+            degraded = degrade_region(drawn.rgb, kind, SEVERITY, first + k, radius, drawn.fov)
             whole.append(crop(drawn.rgb)); spoilt.append(crop(degraded.rgb))
             masks.append(crop(as_picture(degraded.mask))[..., 0] > 127); fields.append(crop(as_picture(drawn.fov))[..., 0] > 127)
     return tuple(map(np.stack, (whole, spoilt, masks, fields)))

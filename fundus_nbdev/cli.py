@@ -29,16 +29,16 @@ def run(
     gallery:Annotated[int, typer.Option(min=0, help='Photographs in each gallery of the report (mistakes, and right answers), any number; 0: none.')] = 12,
     shared_scale:Annotated[bool, typer.Option('--shared-scale', help='One colour scale for all heat maps of a gallery: shows how much, where one for each photograph shows where.')] = False,
     stability:Annotated[int, typer.Option(min=0, help='Photographs that are degraded and changed after the training, to see what breaks an answer and what moves it; 40 take a minute or more; 0: none.')] = 0,
-    resume:Annotated[Optional[Path], typer.Option(help='Go on with the run in this folder, which was ended before its end, or write the report of a finished one again; its recipe holds, so only --gallery, --shared-scale and --stability may be given.')] = None,
-    last_good:Annotated[bool, typer.Option('--last-good', help='With --resume: pass over damaged checkpoints.')] = False,
+    resume:Annotated[Optional[Path], typer.Option(help='Go on with the run in this folder, which was ended before its end, or write the report of a finished one again; its recipe holds, so only --n-examples, --shared-scale and --stability may be given.')] = None,
+    skip_damaged:Annotated[bool, typer.Option('--skip-damaged', help='With --resume: pass over damaged checkpoints.')] = False,
 ): # writes a run folder
     "Train on photographs, evaluate, explain the mistakes, and write a report. Without a recipe: the embedded synthetic set."
     from fundus_nbdev.training.recipe import find_recipe, override
     asked = [value is not None for value in (data, corrections, folds, seed, epochs, size, out)] + [bool(recipe), bool(changes), overwrite]
-    if resume and any(asked): raise typer.BadParameter('it goes on with the recipe in the folder: give no recipe and no other option than --gallery, --shared-scale and --stability.', param_hint='--resume')
-    if last_good and not resume: raise typer.BadParameter('it belongs to --resume.', param_hint='--last-good')
+    if resume and any(asked): raise typer.BadParameter('it goes on with the recipe in the folder: give no recipe and no other option than --n-examples, --shared-scale and --stability.', param_hint='--resume')
+    if skip_damaged and not resume: raise typer.BadParameter('it belongs to --resume.', param_hint='--skip-damaged')
     shown = dict(n_gallery=gallery, shared=shared_scale, n_stability=stability)
-    if resume: return go_on(resume, last_good=last_good, **shown)
+    if resume: return go_on(resume, skip_damaged=skip_damaged, **shown)
     if data: data = str(Path(data).expanduser().absolute()) # so that the saved recipe works from any folder
     named = {'data.source': data, 'data.corrections': str(corrections.absolute()) if corrections else None, 'data.folds': folds, 'seed': seed, 'training.epochs': epochs, 'data.size': size}
     base = find_recipe(recipe or ('photographs' if data else 'synthetic'))
@@ -48,7 +48,7 @@ def run(
 
 def go_on(folder, **options): # writes into the run folder
     "Take up a run that was ended before its end."
-    from fundus_nbdev.training.folder import unfinished_recipe
+    from fundus_nbdev.training.run_folder import unfinished_recipe
     follow(unfinished_recipe(folder), folder=folder, resume=True, **options)
 
 
@@ -119,7 +119,7 @@ def file_names(files): # one a file
 
 def score(files, reading, scoring, comparing, folders, out): # prints tables; where there are folders, writes files
     "Evaluate each file, then compare them."
-    from fundus_nbdev.data.files import write_whole
+    from fundus_nbdev.core.files import write_whole
     from fundus_nbdev.evaluation.metrics import evaluate as measure
     from fundus_nbdev.evaluation.predictions import read_predictions
     tables = {name: read_predictions(file, **reading) for name, file in files.items()}
@@ -140,7 +140,7 @@ def score(files, reading, scoring, comparing, folders, out): # prints tables; wh
 
 def print_metrics(table, metrics, scoring): # prints
     "What was scored, the metrics over all classes and for each, and what the intervals are."
-    from fundus_nbdev.data.table import counted
+    from fundus_nbdev.core.text import counted
     from fundus_nbdev.evaluation.metrics import format_interval, metric_names, per_class
     group, n_boot, n_groups = scoring['group'], metrics.attrs['n_boot'], metrics.attrs['n_groups']
     strangers = group == 'patient' and table['patient'].equals(table['path'])
@@ -154,7 +154,7 @@ def print_metrics(table, metrics, scoring): # prints
     classes = per_class(metrics).map(lambda text: text.replace(' (', '\n(')).reset_index() # the interval below, or the table is too wide
     print_rows(list(classes), classes.to_numpy().tolist())
     over = {'patient': 'patients', None: 'photographs'}.get(group, f'values of {group}')
-    print(f'Intervals: BCa bootstrap over {over}, {counted(n_boot, "resample")}; that of ece is only indicative.' if n_boot else f'No intervals: they need resamples (--boot) and at least two {over}.')
+    print(f'Intervals: BCa bootstrap over {over}, {counted(n_boot, "resample")}; that of ece is only indicative.' if n_boot else f'No intervals: they need resamples (--n-boot) and at least two {over}.')
 
 
 def print_comparison(compared, metric, n_boot): # prints
@@ -179,8 +179,8 @@ def print_rows(names, rows): # prints
 
 def save_metrics(folder, table, metrics, scoring): # writes metrics.csv and figures/*.png
     "The metrics of one file, and what is drawn of it."
-    from fundus_nbdev.data.files import write_whole
-    from fundus_nbdev.evaluation.abstain import plot_risk_coverage
+    from fundus_nbdev.core.files import write_whole
+    from fundus_nbdev.evaluation.selective import plot_risk_coverage
     from fundus_nbdev.evaluation.curves import plot_precision_recall, plot_roc
     from fundus_nbdev.evaluation.metrics import plot_confusion
     from fundus_nbdev.evaluation.reliability import plot_reliability
@@ -202,8 +202,8 @@ def eda(
     overwrite:Annotated[bool, typer.Option('--overwrite', help='Replace an earlier look in the folder.')] = False,
 ): # writes eda.html, figures and tables
     "Look at the data: counts, cameras, colours, montages, and what makes a photograph Good or Bad there."
-    from fundus_nbdev.insight.eda import describe_answer, describe_cameras, describe_counts, headline, look_at_data
-    from fundus_nbdev.training.folder import Progress
+    from fundus_nbdev.audit.eda import describe_answer, describe_cameras, describe_counts, headline, look_at_data
+    from fundus_nbdev.training.run_folder import Progress
     source = data.expanduser().absolute()
     done = look_at_data(source, out or Path('eda')/source.stem, overwrite, Progress('auto').counter('Looking at photographs'),
                         names_in(classes) or None, crop, examples, boot)
@@ -224,8 +224,8 @@ def audit(
     overwrite:Annotated[bool, typer.Option('--overwrite', help='Replace an earlier audit in the folder.')] = False,
 ): # writes audit.html and tables
     "What is wrong with the data: photographs that are there twice, patients on two sides, contradicting labels, and what gives the label away without being the retina."
-    from fundus_nbdev.insight.audit import audit_data, headline
-    from fundus_nbdev.training.folder import Progress
+    from fundus_nbdev.audit.audit import audit_data, headline
+    from fundus_nbdev.training.run_folder import Progress
     source, progress = data.expanduser().absolute(), Progress('auto')
     done = audit_data(source, out or Path('audit')/source.stem, overwrite, progress.counter('Auditing, eight steps a photograph'), names_in(classes) or None, network, tuple(names_in(columns)), boot, progress.say)
     print(headline(done))
@@ -246,8 +246,8 @@ def review(
     shown:Annotated[int, typer.Option(min=1, help='Photographs on the page and on the contact sheet.')] = 60,
 ): # writes review.csv, review.html and contact_sheet.png
     "Which labels are doubtful? The photographs in the order in which a person should look at them again, and a CSV to correct."
-    from fundus_nbdev.insight.review import review as review_run
-    from fundus_nbdev.training.folder import Progress
+    from fundus_nbdev.errors.label_issues import review as review_run
+    from fundus_nbdev.training.run_folder import Progress
     progress = Progress('auto')
     done = review_run(source, out, second, shown, progress.say, progress.counter)
     print(done.verdict)

@@ -6,7 +6,7 @@ import re
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
-ROOMS = ['data', 'models', 'training', 'evaluation', 'explain', 'insight', 'use'] # each may import from those before it
+ROOMS = ['core', 'photos', 'synth', 'data', 'models', 'evaluation', 'training', 'explain', 'audit', 'errors', 'use'] # each may import from those before it
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Page:
     cells:list[dict] # as in the file
 
     @property
-    def name(self)->str: return self.file.relative_to(NBS).as_posix() # 1_data/01_photo.ipynb
+    def name(self)->str: return self.file.relative_to(NBS).as_posix() # 02_photos/01_photo.ipynb
 
     @property
     def module(self)->str|None: # data.photo, as the page says itself

@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fundus_nbdev.data.photo import open_photo
+from fundus_nbdev.photos.photo import open_photo
 from fundus_nbdev.data.split import split_table
-from fundus_nbdev.data.synth import draw_retina, make_set
+from fundus_nbdev.synth.retina import draw_retina
+from fundus_nbdev.synth.sets import make_set
 from fundus_nbdev.data.table import read_table
-from fundus_nbdev.insight.audit import audit
-from fundus_nbdev.insight.twins import find_twins
+from fundus_nbdev.audit.audit import audit
+from fundus_nbdev.audit.twins import find_twins
 
 
 def save(rgb, file, quality=92, camera=''):

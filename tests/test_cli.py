@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from fundus_nbdev import cli
-from fundus_nbdev.data.synth import degrade, draw_retina
+from fundus_nbdev.synth.degradations import degrade
+from fundus_nbdev.synth.retina import draw_retina
 from pages import ROOT
 
 SMALL = ['--epochs', '1', '--size', '48', '--set', 'model.width=4', '--set', 'model.depth=10', '--set', 'training.bs=4']
@@ -72,7 +73,7 @@ def test_help(fundus):
 def test_help_of_run_names_every_option(fundus):
     code, text = fundus('run', '--help')
     assert code == 0
-    assert not [option for option in ('--data', '--folds', '--seed', '--epochs', '--size', '--set', '--out', '--overwrite', '--gallery', '--shared-scale') if option not in text]
+    assert not [option for option in ('--data', '--folds', '--seed', '--epochs', '--size', '--set', '--out', '--overwrite', '--n-examples', '--shared-scale') if option not in text]
 
 
 def test_recipes(fundus):
@@ -111,8 +112,8 @@ def test_an_unknown_option_is_refused(fundus):
 
 @pytest.mark.parametrize('n', ['-1', '2.5', 'many'])
 def test_a_gallery_has_a_whole_number_of_photographs(fundus, here, n):
-    code, text = fundus('run', '--gallery', n)
-    assert code == 2 and '--gallery' in text and not (here/'runs').exists()
+    code, text = fundus('run', '--n-examples', n)
+    assert code == 2 and '--n-examples' in text and not (here/'runs').exists()
 
 
 # whole runs
@@ -195,12 +196,12 @@ def test_resume_of_a_finished_run_only_writes_the_report_again(first, fundus, he
 def test_a_finished_run_gets_galleries_of_any_size(first, fundus, here, n):
     copy = here/f'gallery{n}'
     shutil.copytree(first[0], copy)
-    code, text = fundus('run', '--resume', copy, '--gallery', n, '--shared-scale', *(['--stability', 3] if n == 1 else []))
+    code, text = fundus('run', '--resume', copy, '--n-examples', n, '--shared-scale', *(['--stability', 3] if n == 1 else []))
     html = (copy/'report.html').read_text(encoding='utf-8')
     tested = pd.read_csv(copy/'predictions.csv').query('split == "test"')
     kinds = tested.label.eq(tested.pred).groupby([tested.label.eq(tested.pred), tested.pred.eq('Good') & tested.label.ne(tested.pred)]).size() # right, called Good, called Reject
     assert code == 0 and html.count('<article class="card">') == kinds.clip(upper=n).sum() + min(n, len(tested)) # and the least sure
-    assert f'--gallery {n} --shared-scale' in html
+    assert f'--n-examples {n} --shared-scale' in html
     assert (copy/'stability.csv').exists() == ('Changes that should not matter' in html or 'should not matter' in html) == (n == 1)
     assert 'Why it fails' in html and (copy/'causes.csv').exists()
     assert ('one scale holds for all photographs of a gallery' in html) == (n > 0)
@@ -232,7 +233,7 @@ def test_review_and_corrections(first, fundus, here, photos):
 
 
 def test_eda(fundus, here, photos):
-    code, text = fundus('eda', photos, '--out', here/'look', '--boot', '50')
+    code, text = fundus('eda', photos, '--out', here/'look', '--n-boot', '50')
     assert code == 0 and 'sharpness' in text and 'broken.jpg' in text, text
     assert '<html' in (here/'look'/'eda.html').read_text(encoding='utf-8') and len(pd.read_csv(here/'look'/'measures.csv')) == 12
     code, text = fundus('eda', photos, '--out', here/'look')
@@ -246,7 +247,7 @@ def test_audit(fundus, here, photos):
     shutil.copy(table.path[0], here/'again.jpg')
     table = pd.concat([table, pd.DataFrame([dict(path=here/'again.jpg', label=table.label.unique()[-1], clinic='north')])])
     table.to_csv(here/'labels.csv', index=False)
-    code, text = fundus('audit', here/'labels.csv', '--out', here/'audit', '--no-network', '--columns', 'clinic', '--boot', '100')
+    code, text = fundus('audit', here/'labels.csv', '--out', here/'audit', '--no-network', '--columns', 'clinic', '--n-boot', '100')
     assert code == 0 and 'SERIOUS, labels' in text and 'again.jpg' in text and 'broken.jpg' in text, text
     assert '<html' in (here/'audit'/'audit.html').read_text(encoding='utf-8') and 'serious' in set(pd.read_csv(here/'audit'/'findings.csv').severity)
     code, text = fundus('audit', here/'labels.csv', '--out', here/'audit')
@@ -260,7 +261,7 @@ def test_review_needs_a_run(fundus, here):
     assert code == 1 and 'folder of a finished run' in text
 
 
-@pytest.mark.parametrize('words, said', [(['drimdb', '--resume', 'x'], 'no other option'), (['--resume', 'x', '--seed', '1'], 'no other option'), (['--last-good'], 'belongs to --resume')])
+@pytest.mark.parametrize('words, said', [(['drimdb', '--resume', 'x'], 'no other option'), (['--resume', 'x', '--seed', '1'], 'no other option'), (['--skip-damaged'], 'belongs to --resume')])
 def test_resume_stands_alone(fundus, here, words, said):
     code, text = fundus('run', *words)
     assert code == 2 and said in re.sub(r'[\s│]+', ' ', text)

@@ -7,10 +7,13 @@ import torch
 from torch import nn
 import torchvision.models as tv
 
-from fundus_nbdev.explain.contract import CHECKS, ContractError, changes, check_explainer, in_training, traces
+from fundus_nbdev.explain.explainer_checks import CHECKS, changes, check_explainer, in_training, traces
+from fundus_nbdev.core.errors import ExplainError
 from fundus_nbdev.explain.filters import activations_of, neuron_gradients, top_photos
-from fundus_nbdev.explain.gradcam import METHODS, grad_cam
-from fundus_nbdev.explain.inside import ExplainError, spatial_layers
+from fundus_nbdev.explain.cam import METHODS
+from fundus_nbdev.explain.gradcam import grad_cam
+from fundus_nbdev.core.errors import ExplainError
+from fundus_nbdev.explain.hooks import spatial_layers
 from fundus_nbdev.explain.saliency import guided_backprop, guided_grad_cam, input_gradients, integrated_gradients, occlusion, smoothgrad
 from fundus_nbdev.models.resnet import resnet
 
@@ -139,7 +142,7 @@ def test_the_contract_leaves_no_trace_itself():
     model, x = prepared('resnet')
     flags, state, seed = [m.training for m in model.modules()], {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
     check_explainer(EXPLAINERS['gradcam'], model, x)
-    with pytest.raises(ContractError, match='breaks [0-9]+ of 31'): check_explainer(lambda model, x, classes: model(x), model, x)
+    with pytest.raises(ExplainError, match='breaks [0-9]+ of 31'): check_explainer(lambda model, x, classes: model(x), model, x)
     assert flags == [m.training for m in model.modules()] and torch.equal(seed, torch.get_rng_state())
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())

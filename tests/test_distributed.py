@@ -23,18 +23,28 @@ from fastai.callback.training import GradientClip
 from fastai.metrics import F1Score, accuracy
 from rich.console import Console
 
-from fundus_nbdev.data.block import dataloaders
+from fundus_nbdev.data.datablock import dataloaders
 from fundus_nbdev.data.pixels import Pixels
 from fundus_nbdev.models.resnet import resnet
-from fundus_nbdev.training.callbacks import BatchLogCB, FiniteLossCB, HistoryCB, ProgressCB, TrainingError
+from fundus_nbdev.training.callbacks import BatchLogCB, FiniteLossCB, HistoryCB, ProgressCB
+from fundus_nbdev.core.errors import TrainingError
 from fundus_nbdev.training.checkpoint import CheckpointCB, ResumableLearner, Stopped, newest_checkpoint
-from fundus_nbdev.training.distributed import DistributedError, check_processes, end_processes, main_first, main_process, same_everywhere, start_processes, together
-from fundus_nbdev.training.format import FormatCB
+from fundus_nbdev.core.errors import TrainingError
+from fundus_nbdev.training.distributed import (
+    check_processes,
+    end_processes,
+    main_first,
+    main_process,
+    same_everywhere,
+    start_processes,
+    together,
+)
+from fundus_nbdev.training.precision import MixedPrecisionCB
 from fundus_nbdev.training.losses import ClassificationLoss
 from fundus_nbdev.training.mix import mix_callbacks
 from fundus_nbdev.training.onecycle import OneCycleCB
 from fundus_nbdev.training.optimizer import AccumulateCB, adamw
-from fundus_nbdev.training.weights import BestCB, EMACB
+from fundus_nbdev.training.weights import KeepBestCB, EMACB
 
 TRAIN, VALID, BS = 29, 11, 6 # 29 can be divided neither by 6 nor by 2
 CLASSES = ['Good', 'Usable', 'Reject']
@@ -93,7 +103,7 @@ def check_validation(folder):
 def check_layer(folder): return train(make_learner('layer'))
 def check_batch(folder): return train(make_learner('batch'))
 def check_accumulated(folder): return train(make_learner('layer', [AccumulateCB(2)]), 2)
-def check_everything(folder): return train(make_learner('batch', [FormatCB('bf16', say=None), GradientClip(1.), EMACB(.9), BestCB('f1_score', say=None), OneCycleCB(3e-3), *mix_callbacks(mixup=.4, cutmix=1., cutout=.25, seed=3)], augment='gentle', dropout=.2), 2)['values']
+def check_everything(folder): return train(make_learner('batch', [MixedPrecisionCB('bf16', say=None), GradientClip(1.), EMACB(.9), KeepBestCB('f1_score', say=None), OneCycleCB(3e-3), *mix_callbacks(mixup=.4, cutmix=1., cutout=.25, seed=3)], augment='dihedral_light', dropout=.2), 2)['values']
 
 
 def check_files(folder): # what this process wrote and said
@@ -105,8 +115,8 @@ def check_files(folder): # what this process wrote and said
 
 def check_resumed(folder): # undisturbed, and died in the second epoch and resumed
     def run(name, state=None, cbs=()):
-        own = [EMACB(.9), BestCB('f1_score'), OneCycleCB(3e-3), HistoryCB(folder/name/'history.csv'), CheckpointCB(folder/name/'checkpoints', every=0, state=state), *mix_callbacks(mixup=.4, cutmix=1., cutout=.25, seed=3)]
-        done = train(make_learner('batch', own, augment='gentle', dropout=.2), 3, cbs)
+        own = [EMACB(.9), KeepBestCB('f1_score'), OneCycleCB(3e-3), HistoryCB(folder/name/'history.csv'), CheckpointCB(folder/name/'checkpoints', every=0, state=state), *mix_callbacks(mixup=.4, cutmix=1., cutout=.25, seed=3)]
+        done = train(make_learner('batch', own, augment='dihedral_light', dropout=.2), 3, cbs)
         return done if main_process() else done | {'buffers': []} # batch norm's averages are those of process 0
     whole = run('whole')
     try: run('died', cbs=[AtBatch(8, die)])
@@ -146,13 +156,13 @@ def check_words(folder):
     try:
         with main_first():
             if main_process(): raise OSError('no room')
-    except (OSError, DistributedError) as error: failed = type(error).__name__
+    except (OSError, TrainingError) as error: failed = type(error).__name__
     return dict(found=found, failed=failed, name=same_everywhere(f'runs/{os.environ.get("RANK", "0")}'))
 
 
 def check_small(folder):
     try: train(make_learner(bs=1))
-    except DistributedError as error: return str(error)
+    except TrainingError as error: return str(error)
     return 'trained'
 
 
@@ -249,13 +259,13 @@ def test_all_end_with_the_same_error(results):
 def test_the_first_goes_first(results):
     first, second, _ = (r['words'] for r in results)
     assert (first['found'], second['found']) == (False, True)
-    assert (first['failed'], second['failed']) == ('OSError', 'DistributedError')
+    assert (first['failed'], second['failed']) == ('OSError', 'TrainingError')
     assert first['name'] == second['name'] == 'runs/0'
 
 
 def test_accelerate_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, 'accelerate', None)
-    with pytest.raises(DistributedError, match=r"fundus_nbdev\[distributed\]"): check_processes(0, 0)
+    with pytest.raises(TrainingError, match=r"fundus_nbdev\[distributed\]"): check_processes(0, 0)
     code = "import sys; sys.modules['accelerate'] = None; from fundus_nbdev.training.distributed import start_processes; print(start_processes())"
     assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True).stdout == 'True\n'
 
@@ -266,7 +276,7 @@ def test_too_few_photographs_for_the_processes(results):
 
 @pytest.mark.slow
 def test_fundus_run_on_two_processes(tmp_path):
-    from fundus_nbdev.data.synth import make_set
+    from fundus_nbdev.synth.sets import make_set
     recipe = f"""name = 'small'\n[data]\nsource = '{make_set(tmp_path/'photos', n_patients=10, size=80)}'\nsize = 32\ntest = 0.25\nvalid = 0.25\naugment = 'none'\n
 [model]\ndepth = 10\nwidth = 4\nnorm = 'layer'\n[training]\nepochs = 2\nbs = 6\nformat = 'fp32'\n"""
     (tmp_path/'recipe.toml').write_text(recipe)

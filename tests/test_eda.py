@@ -6,10 +6,20 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fundus_nbdev.data.photo import FACTORS
-from fundus_nbdev.data.synth import degrade, draw_retina
-from fundus_nbdev.insight.eda import EdaError, ask_tree, describe_pair, describe_tree, look_at_data, path_to, separate_classes, tree_nodes
-from fundus_nbdev.insight.separate import clear
+from fundus_nbdev.photos.factors import FACTORS
+from fundus_nbdev.synth.degradations import degrade
+from fundus_nbdev.synth.retina import draw_retina
+from fundus_nbdev.core.errors import AuditError
+from fundus_nbdev.audit.eda import (
+    ask_tree,
+    describe_pair,
+    describe_tree,
+    look_at_data,
+    path_to,
+    separate_classes,
+    tree_nodes,
+)
+from fundus_nbdev.audit.univariate import clear
 
 DRAWS = 40
 
@@ -105,7 +115,7 @@ def test_a_killed_job_goes_on(photographs, tmp_path):
     second = look_at_data(photographs, tmp_path, n_boot=0, examples=1, progress=lambda done, n: seen.append(done))
     assert seen[0] == 13 # all but the broken one were there
     pd.testing.assert_frame_equal(first.values, second.values)
-    with pytest.raises(EdaError, match='overwrite'): look_at_data(photographs, tmp_path)
+    with pytest.raises(AuditError, match='overwrite'): look_at_data(photographs, tmp_path)
 
 
 def test_the_same_photographs_the_same_sums(photographs):

@@ -12,7 +12,8 @@ import pytest
 
 from fundus_nbdev.cli import app
 from fundus_nbdev.evaluation.metrics import evaluate, metric_names
-from fundus_nbdev.evaluation.predictions import PredictionError, fitting_part, probabilities, read_predictions, save_predictions
+from fundus_nbdev.core.errors import PredictionError
+from fundus_nbdev.evaluation.predictions import fitting_part, probabilities, read_predictions, save_predictions
 from fundus_nbdev.evaluation.simulate import draw_predictions
 
 TABLE = draw_predictions(80, split={'train': .2, 'valid': .3, 'test': .5})
@@ -23,7 +24,7 @@ HEAVY = {'torch', 'torchvision', 'fastai', 'pandas', 'numpy', 'cv2', 'matplotlib
 def fundus_evaluate(*words): # exit code, what it printed
     "The command, without intervals unless they are asked for."
     words = [*map(str, words)]
-    ran = CliRunner().invoke(app, ['evaluate', *words, *['--boot', '0'] * ('--boot' not in words)], env={'COLUMNS': '200'})
+    ran = CliRunner().invoke(app, ['evaluate', *words, *['--n-boot', '0'] * ('--n-boot' not in words)], env={'COLUMNS': '200'})
     assert ran.exception is None or isinstance(ran.exception, SystemExit), ran.exception
     return ran.exit_code, ran.output
 
@@ -197,12 +198,12 @@ def test_help_answers_at_once():
     code = f'import sys\nfrom fundus_nbdev.cli import main\nsys.argv = ["fundus", "evaluate", "--help"]\ntry: main()\nexcept SystemExit: print("loaded:", *({HEAVY!r} & set(sys.modules)))'
     ran = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert ran.stdout.rstrip().endswith('loaded:')
-    options = ('--column', '--label', '--negative', '--values', '--decimal', '--split', '--group', '--boot', '--seed', '--metric', '--out', '--overwrite')
+    options = ('--column', '--label', '--negative', '--values', '--decimal', '--split', '--group', '--n-boot', '--seed', '--metric', '--out', '--overwrite')
     assert not [option for option in options if option not in ran.stdout]
 
 
 def test_it_says_what_was_scored_and_how_sure_it_is(tmp_path):
-    code, text = fundus_evaluate(write(tmp_path, TABLE), '--boot', 50, '--seed', 3)
+    code, text = fundus_evaluate(write(tmp_path, TABLE), '--n-boot', 50, '--seed', 3)
     part = TABLE[TABLE['split'] == 'test']
     assert code == 0 and text.startswith(f'Scored: the test part, {len(part)} photographs of {part.patient.nunique()} patients.\n')
     metrics = evaluate(TABLE, n_boot=50, seed=3)
@@ -216,9 +217,9 @@ def test_it_says_what_was_scored_and_how_sure_it_is(tmp_path):
     (['--split', 'valid', '--split', 'test'], 'Scored: the valid and test part, '),
     (['--group', 'none'], 'photographs.\n'),
     (['--group', 'camera'], 'in 2 groups (camera).'),
-    (['--group', 'none', '--boot', '20'], 'BCa bootstrap over photographs, 20 resamples'),
-    (['--group', 'camera', '--boot', '20'], 'BCa bootstrap over values of camera, 20 resamples'),
-    (['--boot', '0'], 'No intervals'),
+    (['--group', 'none', '--n-boot', '20'], 'BCa bootstrap over photographs, 20 resamples'),
+    (['--group', 'camera', '--n-boot', '20'], 'BCa bootstrap over values of camera, 20 resamples'),
+    (['--n-boot', '0'], 'No intervals'),
 ])
 def test_options_of_scoring(words, said, tmp_path):
     code, text = fundus_evaluate(write(tmp_path, TABLE.assign(camera=['A', 'B'] * (len(TABLE) // 2))), *words)
@@ -235,7 +236,7 @@ def test_unknown_patients_are_mentioned(tmp_path):
     (['FILE', '--column', 'image'], 'both sides of ='), (['FILE', '--label', '=Good'], 'both sides of ='), (['FILE', '--label', '0=a', '--label', '0=b'], 'there twice'),
     (['FILE', '--column', 'path=img'], 'no column img to rename'), (['FILE', '--values', 'odds'], 'expected one of probabilities, percent, logits'),
     (['FILE', '--decimal', ';'], "expected '.' or ','"), (['FILE', '--negative', 'Good'], 'the one without a column'),
-    (['FILE', '--split', 'dev'], 'no rows of split dev'), (['FILE', '--group', 'eye'], "no column 'eye'"), (['FILE', '--boot', '-1'], '--boot'),
+    (['FILE', '--split', 'dev'], 'no rows of split dev'), (['FILE', '--group', 'eye'], "no column 'eye'"), (['FILE', '--n-boot', '-1'], '--n-boot'),
     (['FILE', '--out', 'FILE'], 'is a file'), (['FILE', 'FILE'], 'must differ'),
 ])
 def test_mistakes_are_explained(words, said, tmp_path):
@@ -246,7 +247,7 @@ def test_mistakes_are_explained(words, said, tmp_path):
 
 def test_out_is_written_once(tmp_path):
     file, out = write(tmp_path, TABLE), tmp_path/'a'/'out'
-    code, text = fundus_evaluate(file, '--out', out, '--boot', 20)
+    code, text = fundus_evaluate(file, '--out', out, '--n-boot', 20)
     assert code == 0 and text.endswith(f'Written: {out}\n')
     assert sorted(f.relative_to(out).as_posix() for f in out.rglob('*') if f.is_file()) == [f'figures/{name}.png' for name in ('confusion', 'precision_recall', 'reliability', 'risk_coverage', 'roc')] + ['metrics.csv']
     assert all(f.read_bytes().startswith(b'\x89PNG') for f in (out/'figures').iterdir())
@@ -271,7 +272,7 @@ def test_several_files_are_compared(tmp_path):
         (tmp_path/name).mkdir()
         write(tmp_path/name, table)
     files = [tmp_path/name/'predictions.csv' for name in 'ab'] # both have one name, so their folders' names tell them apart
-    code, text = fundus_evaluate(*files, '--boot', 50, '--metric', 'accuracy', '--out', tmp_path/'out')
+    code, text = fundus_evaluate(*files, '--n-boot', 50, '--metric', 'accuracy', '--out', tmp_path/'out')
     assert code == 0, text
     assert text.count('Scored: the test part') == 2 and text.index(f'a ({files[0]})') < text.index(f'b ({files[1]})') < text.index('a − b')
     assert sorted(f.name for f in (tmp_path/'out').iterdir()) == ['a', 'b', 'comparison.csv'] and (tmp_path/'out'/'b'/'metrics.csv').is_file()

@@ -13,7 +13,7 @@ from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from torch import nn
 
-from fundus_nbdev.data.block import dataloaders
+from fundus_nbdev.data.datablock import dataloaders
 from fundus_nbdev.data.pixels import Pixels
 from fundus_nbdev.training.callbacks import BatchLogCB, HistoryCB, ProgressCB, log_callbacks
 from fundus_nbdev.training.checkpoint import CheckpointCB, ResumableLearner, checkpoints, newest_checkpoint, read_checkpoint

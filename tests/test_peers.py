@@ -15,8 +15,9 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from fundus_nbdev.explain.gradcam import METHODS, grad_cam
-from fundus_nbdev.explain.inside import find_layer
+from fundus_nbdev.explain.cam import METHODS
+from fundus_nbdev.explain.gradcam import grad_cam
+from fundus_nbdev.explain.hooks import find_layer
 from fundus_nbdev.models.resnet import resnet
 
 cams = pytest.importorskip('pytorch_grad_cam', reason='pytorch-grad-cam (pip install grad-cam) is not installed: nothing to compare with')

@@ -53,7 +53,7 @@ def test_page_and_module_have_one_name(page):
     folder, _, file = page.name.rpartition('/')
     if page.module or folder[:1].isdigit():
         assert page.module == f'{folder.partition("_")[2]}.{file.removesuffix(".ipynb").partition("_")[2]}'
-        assert folder == f'{ROOMS.index(folder.partition("_")[2]) + 1}_{folder.partition("_")[2]}'
+        assert folder == f'{ROOMS.index(folder.partition("_")[2]) + 1:02}_{folder.partition("_")[2]}'
 
 
 @each_page

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fundus_nbdev.data.synth import make_set
+from fundus_nbdev.synth.sets import make_set
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 SAME = ['split.csv', 'history.csv', 'batches.csv', 'predictions.csv', 'bundle/weights.safetensors']
@@ -16,11 +16,11 @@ SAME = ['split.csv', 'history.csv', 'batches.csv', 'predictions.csv', 'bundle/we
 CHILD = '''
 import json, os, signal, sys, warnings
 warnings.filterwarnings('ignore')
-import fundus_nbdev.data.files as files
+import fundus_nbdev.core.files as files
 from fastai.callback.core import Callback
 from fundus_nbdev.training import checkpoint
 from fundus_nbdev.training.fit import fit
-from fundus_nbdev.training.folder import Progress, unfinished_recipe
+from fundus_nbdev.training.run_folder import Progress, unfinished_recipe
 from fundus_nbdev.training.recipe import read_recipe
 
 count = dict(batch=0, write=0, half=0, renamed=0)
@@ -184,17 +184,18 @@ def test_disk_full(place, live): # a limit on the size of files stands in for a 
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_offered(place, live, undisturbed, monkeypatch):
-    from fundus_nbdev.training.checkpoint import CheckpointError, checkpoints
+    from fundus_nbdev.core.errors import TrainingError
+    from fundus_nbdev.training.checkpoint import checkpoints
     from fundus_nbdev.training.fit import fit
-    from fundus_nbdev.training.folder import unfinished_recipe
+    from fundus_nbdev.training.run_folder import unfinished_recipe
     folder = place/'damaged'
     assert live(folder, 'batch', 7) == -signal.SIGKILL
     newest, older = checkpoints(folder/'checkpoints')[:2]
     weights = newest.with_suffix('.safetensors')
     weights.write_bytes(weights.read_bytes()[:-1] + b'x')
     monkeypatch.setenv('FUNDUS_CACHE', str(place/'cache'))
-    with pytest.raises(CheckpointError, match=f'{newest.name}.* is damaged.*{older.name}.*--last-good'): fit(unfinished_recipe(folder), folder, resume=True)
-    fit(unfinished_recipe(folder), folder, resume=True, last_good=True)
+    with pytest.raises(TrainingError, match=f'{newest.name}.* is damaged.*{older.name}.*--skip-damaged'): fit(unfinished_recipe(folder), folder, resume=True)
+    fit(unfinished_recipe(folder), folder, resume=True, skip_damaged=True)
     if os.environ.get('OMP_NUM_THREADS') == '1': assert_same(folder, undisturbed) # another number of threads may round differently
 
 

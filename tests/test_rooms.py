@@ -13,7 +13,7 @@ MODULES = {'.'.join(f.relative_to(PACKAGE).with_suffix('').parts): f for room in
 HEAVY = {'torch', 'torchvision', 'fastai', 'pandas', 'numpy', 'cv2', 'matplotlib', 'sklearn', 'scipy', 'PIL'}
 
 
-def imported_names(file): # fundus_nbdev.data.photo.open_photo, … as far as written
+def imported_names(file): # fundus_nbdev.photos.photo.open_photo, … as far as written
     "Everything that a module of the package imports from the package."
     here = ('fundus_nbdev.' + '.'.join(file.relative_to(PACKAGE).parts[:-1])).rstrip('.').split('.')
     for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):

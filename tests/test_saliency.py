@@ -12,8 +12,9 @@ import torchvision
 from torch import fx, nn
 from torch.nn import functional as F
 
-from fundus_nbdev.data.photo import cc0_photo, crop_fov, open_photo
-from fundus_nbdev.explain.inside import ExplainError
+from fundus_nbdev.photos.photo import cc0_photo, open_photo
+from fundus_nbdev.photos.field_of_view import crop_fov
+from fundus_nbdev.core.errors import ExplainError
 from fundus_nbdev.explain.saliency import RULES, guided_backprop, guided_grad_cam, input_gradients, integrated_gradients, occlusion, smoothgrad
 from fundus_nbdev.models.resnet import resnet
 

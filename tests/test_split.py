@@ -4,7 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import assume, given, settings, strategies as st
-from fundus_nbdev.data.split import SplitError, check_split, draw_patients, fold_split, fold_table, largest_remainder, split_table
+from fundus_nbdev.core.errors import TableError
+from fundus_nbdev.data.split import (
+    check_split,
+    draw_patients,
+    fold_split,
+    add_folds,
+    largest_remainder,
+    split_table,
+)
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
 
@@ -72,14 +80,14 @@ def test_groups_are_nearly_as_good_as_the_best_choice(seed, patients, classes):
 def test_order_of_rows_does_not_matter(table, seed):
     shuffled = table.sample(frac=1, random_state=seed)
     assert split_table(shuffled, seed=seed).split.sort_index().tolist() == split_table(table, seed=seed).split.tolist()
-    assert fold_table(shuffled, 3, seed).fold.sort_index().tolist() == fold_table(table, 3, seed).fold.tolist()
+    assert add_folds(shuffled, 3, seed).fold.sort_index().tolist() == add_folds(table, 3, seed).fold.tolist()
 
 
 @given(tables(), st.integers(2, 6), st.integers(0, 99))
 @quick
 def test_folds(table, k, seed):
     assume(4*k <= table.patient.nunique())
-    folds = fold_table(table, k, seed)
+    folds = add_folds(table, k, seed)
     assert sorted(set(folds.fold)) == list(range(k))
     assert folds.groupby('patient').fold.nunique().max() == 1
     check_split(folds, column='fold', files=False)
@@ -98,7 +106,7 @@ def test_official_parts_stay(table, seed):
 
 def test_a_patient_on_two_sides_is_named():
     table = pd.DataFrame({'path': list('wxyz'), 'label': list('abab'), 'patient': ['1', '1', '2', '3'], 'split': ['train', 'test', 'train', 'valid']})
-    with pytest.raises(SplitError, match=r'1 patient on more than one side: 1 \(test, train\)'): check_split(table, files=False)
+    with pytest.raises(TableError, match=r'1 patient on more than one side: 1 \(test, train\)'): check_split(table, files=False)
 
 
 def test_a_big_table_is_exact():
