@@ -9,7 +9,7 @@ COMMANDS = {'nbdev_test': 'nbdev.test', 'nbdev_export': 'nbdev.doclinks', 'nbdev
 def find(
     command:str, # a key of `COMMANDS`
 )->object: # nbdev's function
-    "A command of nbdev, or say what to install."
+    "Find a command of nbdev, or say what to install."
     try: return getattr(import_module(COMMANDS[command]), command)
     except ModuleNotFoundError as error:
         if error.name != 'nbdev': raise
