@@ -137,12 +137,21 @@ def test_no_star_imports_and_no_bare_asserts(module):
     assert not [n.lineno for n in nodes if isinstance(n, ast.Assert)]
 
 
+def commented(lines, number, column): # bool
+    "Whether a parameter has a comment: behind it, or on the line above."
+    return '#' in lines[number - 1][column:] or lines[number - 2].strip().startswith('#')
+
+
 def undocumented(function, lines): # what is missing, in words
     "Docstring, and the type and comment of every parameter and of the result."
     if not ast.get_docstring(function): yield 'docstring'
     arguments = [a for a in function.args.posonlyargs + function.args.args + function.args.kwonlyargs if a.arg not in ('self', 'cls')]
     yield from (f'type of {a.arg}' for a in arguments if a.annotation is None)
-    yield from (f'comment on {a.arg}' for a in arguments if '#' not in lines[a.end_lineno - 1][a.end_col_offset:])
+    yield from (f'comment on {a.arg}' for a in arguments if not commented(lines, a.end_lineno, a.end_col_offset))
+    end = function.args.args or function.args.kwonlyargs or function.args.posonlyargs
+    close = function.body[0].lineno - 1 # the line that ends the signature, and says what comes back
+    nothing = function.returns is None or isinstance(function.returns, ast.Constant) or isinstance(function.returns, ast.Name)
+    if end and function.returns is not None and not nothing and '#' not in lines[close - 1]: yield 'comment on the result'
 
 
 @each_module
