@@ -279,7 +279,8 @@ def print_comparison(compared, metric, n_boot): # prints
                      p if n_boot else '–'])
     print_rows(['a', 'b', f'{metric} of a', 'of b', 'a − b (95 % interval)', 'p (Holm)'], rows)
     print('a and b are compared on the same photographs and the same resamples; '
-          'p is corrected for the number of pairs.\nWhere the interval just misses zero and p does not agree, the photographs can not tell.')
+          'p is corrected for the number of pairs.\n'
+          'Where the interval just misses zero and p does not agree, the photographs can not tell.')
 
 
 def print_rows(names, rows): # prints

@@ -1,9 +1,12 @@
-"nbdev's commands under the names with an underscore, which people's fingers know. Hand-written: a page can't export what exports it."
+"""nbdev's commands under the names with an underscore, which people's fingers know.
+
+Hand-written: a page can't export what exports it."""
 from importlib import import_module
 import subprocess
 import sys
 
-COMMANDS = {'nbdev_test': 'nbdev.test', 'nbdev_export': 'nbdev.doclinks', 'nbdev_clean': 'nbdev.clean', 'prepare': 'nbdev.quarto'} # function → its module
+COMMANDS = { # function → its module
+    'nbdev_test': 'nbdev.test', 'nbdev_export': 'nbdev.doclinks', 'nbdev_clean': 'nbdev.clean', 'prepare': 'nbdev.quarto'}
 
 
 def find(
@@ -13,7 +16,8 @@ def find(
     try: return getattr(import_module(COMMANDS[command]), command)
     except ModuleNotFoundError as error:
         if error.name != 'nbdev': raise
-        sys.exit("The nbdev_… commands need nbdev, which is not installed here. Install the tools of a developer: pip install -e '.[dev]'")
+        sys.exit("The nbdev_… commands need nbdev, which is not installed here. "
+                 "Install the tools of a developer: pip install -e '.[dev]'")
 
 
 def run(

@@ -148,10 +148,9 @@ def undocumented(function, lines): # what is missing, in words
     arguments = [a for a in function.args.posonlyargs + function.args.args + function.args.kwonlyargs if a.arg not in ('self', 'cls')]
     yield from (f'type of {a.arg}' for a in arguments if a.annotation is None)
     yield from (f'comment on {a.arg}' for a in arguments if not commented(lines, a.end_lineno, a.end_col_offset))
-    end = function.args.args or function.args.kwonlyargs or function.args.posonlyargs
-    close = function.body[0].lineno - 1 # the line that ends the signature, and says what comes back
-    nothing = function.returns is None or isinstance(function.returns, ast.Constant) or isinstance(function.returns, ast.Name)
-    if end and function.returns is not None and not nothing and '#' not in lines[close - 1]: yield 'comment on the result'
+    result = ast.unparse(function.returns) if function.returns else ''
+    if re.match(r'pd\.|tuple|dict|np\.|Tensor', result) and '#' not in lines[function.body[0].lineno - 2]: yield 'comment on the result'
+
 
 
 @each_module
