@@ -2,11 +2,11 @@
 
     python bench/audit.py alarms plants   # half an hour; of DRIMDB and EyeQ's sample, too, where FUNDUS_DATA says where they are
     python bench/audit.py searches        # minutes: the searches alone, of photographs that are all different
-    python bench/audit.py 1000            # so many small photographs (copies, resized, moved and saved anew): seconds of each step, and memory
+    python bench/audit.py 1000            # so many small photographs (copies, resized, moved and saved again): seconds of each step, and memory
     python bench/audit.py 10000           # in a process of its own, since memory is the greatest that the process had
 
 alarms: 40 clean drawn sets, split by patients; how many have a serious finding. plants: five planted shortcuts and three planted twins in 10 drawn sets each; how often each is found.
-Each part adds to bench/results/audit.json, shown by nbs/09_audit/07_audit.ipynb."""
+Each part adds to bench/results/audit.json, shown by nbs/09_audit/11_audit.ipynb."""
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import json
@@ -21,13 +21,13 @@ import pandas as pd
 from PIL import Image
 
 from fundus_nbdev.photos.photo import open_photo
-from fundus_nbdev.data.duplicates import partners
+from fundus_nbdev.data.vessels import partners
 from fundus_nbdev.data.split import split_table
 from fundus_nbdev.synth.retina import draw_retina
 from fundus_nbdev.synth.sets import make_set
 from fundus_nbdev.data.table import read_table
-from fundus_nbdev.audit.audit import audit, audit_data, worst_of
-from fundus_nbdev.audit.twins import SIZES, likely_pairs
+from fundus_nbdev.audit.audit import audit, audit_data, worst_pairs
+from fundus_nbdev.data.copies import SIZES, likely_pairs
 from fundus_nbdev.models.bundle import versions
 
 RESULTS = Path(__file__).parent/'results'/'audit.json'
@@ -85,7 +85,7 @@ def spoil(table, folder, change, quality=90, camera=False, longest=800):
 
 
 def twin_faults(table, folder):
-    "Three twins in the test part: a patient again, a copy saved anew, and one with another label; and whom they must be found with."
+    "Three twins in the test part: a patient again, a copy saved again, and one with another label; and whom they must be found with."
     folder, own = Path(folder), table[(table.split == 'train') & (table.kind == 'none') & (table.camera != 'cc0')]
     eye, copy, other = (own.iloc[k] for k in (0, 1, 2))
     Image.fromarray(draw_retina(70_000, int(eye.diameter), eye.eye, eye.camera, patient=int(eye.person)).rgb).save(folder/'eye.jpg', quality=92)
@@ -117,7 +117,7 @@ def real_plants():
     for source in ('drimdb', 'eyeq_sample'):
         table = read_table(Path(os.environ['FUNDUS_DATA'])/source)
         as_it_is = audit(table)
-        found[source] = {'as it is': {row.property: [row.verdict, round(row.auc, 4)] for row in worst_of(as_it_is.shortcuts).itertuples() if row.verdict != 'no'}, 'pairs': as_it_is.pairs.kind.value_counts().to_dict()}
+        found[source] = {'as it is': {row.property: [row.verdict, round(row.auc, 4)] for row in worst_pairs(as_it_is.shortcuts).itertuples() if row.verdict != 'no'}, 'pairs': as_it_is.pairs.kind.value_counts().to_dict()}
         for name, (change, given, properties) in PLANTS.items():
             with TemporaryDirectory() as place: done = audit(spoil(table, place, change, **given), n_boot=1000)
             found[source][name] = bool(properties & set(done.shortcuts.property[done.shortcuts.verdict == 'shortcut']))
@@ -128,7 +128,7 @@ def real_plants():
 # many photographs
 
 def make_many(folder, n, originals=250):
-    "Copies of drawn photographs, each moved, resized and saved anew; a tenth stay as they are."
+    "Copies of drawn photographs, each moved, resized and saved again; a tenth stay as they are."
     rng, folder = np.random.default_rng(0), Path(folder)
     photos = [draw_retina(k, 200).rgb for k in range(originals)]
     for i in range(n):

@@ -25,7 +25,9 @@ from fundus_nbdev.data.duplicates import group_near_duplicates
 from fundus_nbdev.synth.degradations import degrade
 from fundus_nbdev.synth.retina import draw_retina
 from fundus_nbdev.data.table import read_table
-from fundus_nbdev.audit.eda import count_cameras, describe_answer, describe_cameras, describe_counts, describe_rules, headline, look_at_data
+from fundus_nbdev.audit.cameras import count_cameras, describe_cameras
+from fundus_nbdev.audit.decision_tree import describe_rules
+from fundus_nbdev.audit.eda import describe_answer, describe_counts, look_at_data, summarise_eda
 
 RESULTS, SIZES = Path(__file__).parent/'results', (1_000, 3_000, 10_000)
 
@@ -38,7 +40,7 @@ def look(folder): # Eda
 
 def words(eda): # dict
     "What is said about a set, and the scores of its tree."
-    return dict(headline=headline(eda), counts=describe_counts(eda), cameras=describe_cameras(eda), answers=describe_answer(eda), rules=describe_rules(eda.tree.nodes),
+    return dict(headline=summarise_eda(eda), counts=describe_counts(eda), cameras=describe_cameras(eda.measures), answers=describe_answer(eda), rules=describe_rules(eda.tree.nodes),
                 classes=eda.counts.reset_index().to_dict('records'), scores=eda.tree.scores.round(4).to_dict('index'), chosen=eda.tree.chosen, most_frequent=eda.tree.most_frequent)
 
 
@@ -53,7 +55,7 @@ def look_at_sets(data):
     found = {name: look(Path(data)/folder) for folder, name in names.items()}
     def together(frame_of): return pd.concat([frame_of(eda).assign(set=name) for name, eda in found.items()], ignore_index=True).set_index('set').to_csv()
     tables = {'numbers': lambda eda: eda.values.round(5).assign(label=eda.table.label.to_numpy(), patient=pd.factorize(eda.table.patient)[0]), 'separation': lambda eda: eda.separation.round(5),
-              'trees': lambda eda: eda.tree.nodes, 'cameras': lambda eda: count_cameras(eda, 10**6).rename_axis('camera').reset_index(), 'levels': levels}
+              'trees': lambda eda: eda.tree.nodes, 'cameras': lambda eda: count_cameras(eda.cameras, eda.table, 10**6).rename_axis('camera').reset_index(), 'levels': levels}
     for name, frame_of in tables.items(): write_whole(RESULTS/f'eda_{name}.csv', together(frame_of))
     write_whole(RESULTS/'eda.json', json.dumps({name: words(eda) for name, eda in found.items()}, indent=1, ensure_ascii=False, default=float))
 

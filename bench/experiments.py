@@ -18,7 +18,7 @@ import sys
 
 import pandas as pd
 
-from fundus_nbdev.evaluation.predictions import read_predictions
+from fundus_nbdev.evaluation.reading import read_predictions
 from fundus_nbdev.evaluation.multi_run import evaluate_runs
 from fundus_nbdev.training.recipe import find_recipe, override, read_recipe
 

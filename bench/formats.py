@@ -6,7 +6,7 @@ CIFAR-10: the first 2,000 training photographs, scored on the first 2,000 test p
 The figures of the last epoch go to bench/results/formats.csv, one row for each seed and format; the two take turns.
 What matters of the machine: amx and avx512_bf16, with which a CPU multiplies bf16 itself, while others imitate it, slowly and with other roundings;
 a GPU, which rounds differently again; and the number of threads, which changes the order of sums. The figures in git are from 2 cores of a CPU with both features.
-Shown by nbs/07_training/04_precision.ipynb."""
+Shown by nbs/07_training/06_precision.ipynb."""
 from argparse import ArgumentParser
 from functools import partial
 from pathlib import Path

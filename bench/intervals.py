@@ -29,7 +29,8 @@ import sklearn.metrics as sk
 
 from fundus_nbdev.core.files import write_whole
 from fundus_nbdev.evaluation.bootstrap import bca_ends, leave_out, resample, spread_ends
-from fundus_nbdev.evaluation.metrics import answers_of, evaluate, metric_names, statistic_of
+from fundus_nbdev.evaluation.confusion import answers_of
+from fundus_nbdev.evaluation.metrics import evaluate, metric_names, metric_statistic
 from fundus_nbdev.evaluation.predictions import classes_of_predictions, probabilities
 from fundus_nbdev.evaluation.simulate import draw_predictions
 
@@ -48,7 +49,7 @@ def ends_of(predictions, seed):
     ends = []
     for group in ('patient', None):
         answers = answers_of(predictions, group)
-        statistic = statistic_of(answers)
+        statistic = metric_statistic(answers)
         drawn = resample(statistic, answers.n_groups, N_BOOT, seed)
         value = statistic(np.ones((1, answers.n_groups), np.int32))[0]
         ends.append(bca_ends(value, drawn, leave_out(statistic, answers.n_groups)))
@@ -125,7 +126,7 @@ def main():
     if (what := parser.parse_args().time): return time_once(what)
     cost = costs()
     from fundus_nbdev.models.bundle import versions # torch and fastai; only now, since a process begins with its parent's peak of memory
-    from fundus_nbdev.training.run_folder import Progress
+    from fundus_nbdev.core.progress import Progress
     shown, rows = Progress('auto'), []
     shown.say(f'{cost}')
     os.environ['OMP_NUM_THREADS'] = '1'

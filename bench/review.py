@@ -2,7 +2,7 @@
 
     TORCH_HOME=… python bench/review.py --data FOLDER [--draws 40]
 
-In each draw 5 % of the labels are flipped by lot, the opinion is formed on the flipped labels (out of fold, patients kept together),
+In each draw 5 % of the labels are flipped at random, the opinion is formed on the flipped labels (out of fold, patients kept together),
 and the share of the flipped labels among the first 10 % in order of doubt is noted. Features are computed once; they don't depend on labels.
 Draws of seeds 0 to --draws less one are reported; classifier and score were chosen on draws of seeds from 1000.
 Saved to bench/results/review.json, shown by nbs/10_errors/01_label_issues.ipynb."""
@@ -14,7 +14,8 @@ import sys
 
 import numpy as np
 
-from fundus_nbdev.data.table import classes_of, read_table
+from fundus_nbdev.data.photo_table import classes_of
+from fundus_nbdev.data.table import read_table
 from fundus_nbdev.audit.embeddings import embed_photos, load_embedder
 from fundus_nbdev.audit.properties import measure_factors
 from fundus_nbdev.errors.label_issues import order_by_doubt, second_opinion

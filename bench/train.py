@@ -80,7 +80,7 @@ def clock_callback(clock):
 def by_library(job, table, clock):
     from fundus_nbdev.data.datablock import dataloaders
     from fundus_nbdev.data.pixels import cache_pixels
-    from fundus_nbdev.data.table import classes_of
+    from fundus_nbdev.data.photo_table import classes_of
     from fundus_nbdev.training.learner import make_learner
     from fundus_nbdev.training.recipe import make_recipe
     import torch
@@ -100,7 +100,7 @@ def by_fastai(job, table, clock):
     from fastai.vision.augment import Resize, ResizeMethod
     from fastai.vision.core import imagenet_stats
     from fastai.vision.data import ImageDataLoaders
-    from fundus_nbdev.data.datablock import DihedralLight
+    from fundus_nbdev.data.augment import DihedralLight
     set_up = JOBS[job]
     dls = ImageDataLoaders.from_df(table.assign(valid=table.split == 'valid'), path='/', fn_col='path', label_col='label', valid_col='valid', bs=set_up['bs'],
                                    item_tfms=Resize(set_up['size'], ResizeMethod.Squish), batch_tfms=[DihedralLight(), Normalize.from_stats(*imagenet_stats)])
@@ -109,14 +109,14 @@ def by_fastai(job, table, clock):
 
 
 def by_pytorch(job, table, clock):
-    from fundus_nbdev.data.datablock import relight, turn
+    from fundus_nbdev.data.augment import relight, turn
     from fundus_nbdev.data.pixels import cache_pixels, channel_stats
-    from fundus_nbdev.training.precision import choose_format
+    from fundus_nbdev.training.precision import choose_precision
     import numpy as np, pandas as pd, torch
     set_up, train = JOBS[job], np.flatnonzero(table.split == 'train')
     pixels = cache_pixels(list(table.path), set_up['size'], 'whole')
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in channel_stats(pixels, train))
-    targets, format = torch.from_numpy(pd.Categorical(table.label).codes.astype(np.int64)), choose_format('cpu')
+    targets, format = torch.from_numpy(pd.Categorical(table.label).codes.astype(np.int64)), choose_precision('cpu')
     model = network(job, table.label.nunique())
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=.05, fused=True)
     batches = -(-len(train) // set_up['bs'])
@@ -198,8 +198,8 @@ def summary(runs): # dict
 
 def main(data):
     from fundus_nbdev.models.bundle import versions
-    from fundus_nbdev.training.precision import choose_format
-    result = dict(cores=os.cpu_count(), network='ResNet-18', jobs=JOBS, format=str(choose_format('cpu')), versions=versions())
+    from fundus_nbdev.training.precision import choose_precision
+    result = dict(cores=os.cpu_count(), network='ResNet-18', jobs=JOBS, format=str(choose_precision('cpu')), versions=versions())
     with tempfile.TemporaryDirectory() as scratch:
         write_cifar(data, Path(scratch)/'cifar', JOBS['cifar']['n'])
         for job, place in (('eyeq', data), ('cifar', Path(scratch)/'cifar')):

@@ -29,11 +29,15 @@ from fundus_nbdev.photos.field_of_view import crop_fov, find_fov
 from fundus_nbdev.photos.photo import show_photos
 from fundus_nbdev.synth.retina import draw_retina
 from fundus_nbdev.explain import saliency
-from fundus_nbdev.explain.cam import METHODS
+from fundus_nbdev.explain.cam import CAM_METHODS
 from fundus_nbdev.explain.gradcam import grad_cam
 from fundus_nbdev.core.errors import ExplainError
 from fundus_nbdev.explain.overlay import is_flat, upsample
-from fundus_nbdev.explain.trust import BASELINES, LOCAL_KINDS, energy_inside, insertion_deletion, merge_channels, passes_randomisation, pointing_game, randomisation_check, randomise, degrade_region
+from fundus_nbdev.explain.blind_explainers import BASELINES, merge_channels
+from fundus_nbdev.explain.known_causes import LOCAL_KINDS, degrade_region
+from fundus_nbdev.explain.pointing import energy_inside, pointing_game
+from fundus_nbdev.explain.insertion_deletion import insertion_deletion
+from fundus_nbdev.explain.randomisation import passes_randomisation, randomisation_check, randomise
 from fundus_nbdev.models.bundle import load_bundle, versions
 from fundus_nbdev.training.fit import fit
 from fundus_nbdev.training.recipe import find_recipe, override
@@ -47,7 +51,7 @@ FINER = 7 # places a side that the finer layer's maps exceed: 10×10 instead of 
 
 def explainers():
     "Name → function: class activation maps at two layers, saliencies, baselines."
-    cams = {name + end: partial(grad_cam, method=name, layer=layer) for name in METHODS for end, layer in (('', None), (f' >{FINER}', FINER)) if not (end and name in SLOW)}
+    cams = {name + end: partial(grad_cam, method=name, layer=layer) for name in CAM_METHODS for end, layer in (('', None), (f' >{FINER}', FINER)) if not (end and name in SLOW)}
     return cams | {name: getattr(saliency, name) for name in SALIENCY} | BASELINES
 
 

@@ -119,7 +119,7 @@ def go_on(folder, **options): # writes into the run folder
 
 def follow(recipe, **options): # writes a run folder
     "Follow a recipe, in this process or, under torchrun, in several."
-    from fundus_nbdev.training.distributed import end_processes, start_processes
+    from fundus_nbdev.training.processes import end_processes, start_processes
     from fundus_nbdev.use.run import run as run_recipe # takes seconds, so only now that the recipe is right
     main = start_processes()
     try: done = run_recipe(recipe, progress=True, **options)
@@ -211,7 +211,7 @@ def score(files, reading, scoring, comparing, folders, out): # prints tables; wh
     "Evaluate each file, then compare them."
     from fundus_nbdev.core.files import write_whole
     from fundus_nbdev.evaluation.metrics import evaluate as measure
-    from fundus_nbdev.evaluation.predictions import read_predictions
+    from fundus_nbdev.evaluation.reading import read_predictions
     tables = {name: read_predictions(file, **reading) for name, file in files.items()}
     compared = None
     if len(tables) > 1: compared = compare(tables, comparing, scoring) # first, as it refuses what can't be compared
@@ -298,10 +298,10 @@ def print_rows(names, rows): # prints
 def save_metrics(folder, table, metrics, scoring): # writes metrics.csv and figures/*.png
     "Write the metrics of one file, and what is drawn of it."
     from fundus_nbdev.core.files import write_whole
-    from fundus_nbdev.evaluation.curves import plot_precision_recall, plot_roc
-    from fundus_nbdev.evaluation.metrics import plot_confusion
+    from fundus_nbdev.evaluation.curve_figures import plot_precision_recall, plot_roc
+    from fundus_nbdev.evaluation.confusion import plot_confusion
     from fundus_nbdev.evaluation.reliability import plot_reliability
-    from fundus_nbdev.evaluation.selective import plot_risk_coverage
+    from fundus_nbdev.evaluation.risk_coverage import plot_risk_coverage
     rows = dict(split=scoring['split'], group=scoring['group'])
     given = rows | dict(seed=scoring['seed'], metrics=metrics)
     figures = dict(confusion=plot_confusion(table, scoring['split']), roc=plot_roc(table, **given),
@@ -326,12 +326,13 @@ def eda(
     overwrite: Overwrite = False,
 ): # writes eda.html, figures and tables
     "Look at the data: counts, cameras, colours, montages, and what makes a photograph Good or Bad there."
-    from fundus_nbdev.audit.eda import describe_answer, describe_cameras, describe_counts, headline, look_at_data
-    from fundus_nbdev.training.run_folder import Progress
+    from fundus_nbdev.audit.eda import describe_answer, describe_counts, summarise_eda, look_at_data
+    from fundus_nbdev.audit.cameras import describe_cameras
+    from fundus_nbdev.core.progress import Progress
     source, count = data.expanduser().absolute(), Progress('auto').counter('Looking at photographs')
     done = look_at_data(source, out or Path('eda')/source.stem, overwrite, count,
                         names_in(classes) or None, crop, n_examples, n_boot)
-    print(describe_counts(done), describe_cameras(done), '', headline(done), sep='\n')
+    print(describe_counts(done), describe_cameras(done.measures), '', summarise_eda(done), sep='\n')
     for question, sentences in describe_answer(done).items(): print(f'\n{question}: {" ".join(sentences)}')
     for why in done.unreadable.values(): print(f'Left out: {why}')
     print(f'\nWritten: {done.folder/"eda.html"}')
@@ -352,13 +353,13 @@ def audit(
     overwrite: Overwrite = False,
 ): # writes audit.html and tables
     "Find what is wrong with the data: copies, patients on two sides, contradicting labels, what gives labels away."
-    from fundus_nbdev.audit.audit import audit_data, headline
-    from fundus_nbdev.training.run_folder import Progress
+    from fundus_nbdev.audit.audit import audit_data, summarise_findings
+    from fundus_nbdev.core.progress import Progress
     source, progress = data.expanduser().absolute(), Progress('auto')
     count = progress.counter('Auditing, eight steps a photograph')
     done = audit_data(source, out or Path('audit')/source.stem, overwrite, count, names_in(classes) or None, network,
                       tuple(names_in(columns)), n_boot, progress.say)
-    print(headline(done))
+    print(summarise_findings(done))
     for row in done.findings.itertuples():
         print(f'\n{row.severity.upper()}, {row.subject}: {row.finding}\n  {row.advice}')
     print(f'\nWritten: {done.folder/"audit.html"}')
@@ -384,7 +385,7 @@ def review(
 ): # writes review.csv, review.html and contact_sheet.png
     "Order the photographs by how doubtful their labels are, for a person to look at again, and write a CSV to correct."
     from fundus_nbdev.errors.label_issues import review as review_run
-    from fundus_nbdev.training.run_folder import Progress
+    from fundus_nbdev.core.progress import Progress
     progress = Progress('auto')
     done = review_run(source, out, second, shown, progress.say, progress.counter)
     print(done.verdict)

@@ -14,7 +14,7 @@ from fundus_nbdev.synth.retina import draw_retina
 from fundus_nbdev.synth.sets import make_set
 from fundus_nbdev.data.table import read_table
 from fundus_nbdev.audit.audit import audit
-from fundus_nbdev.audit.twins import find_twins
+from fundus_nbdev.data.duplicates import find_duplicates
 
 
 def save(rgb, file, quality=92, camera=''):
@@ -103,14 +103,14 @@ def test_a_copied_patient_is_found(drawn, tmp_path, label):
 
 
 @pytest.mark.parametrize('quality,share,margin', [(50, 1, 0), (90, .5, 0), (75, .6, .02), (85, 1, .04)])
-def test_a_photograph_saved_anew_is_found(tmp_path, quality, share, margin):
+def test_a_photograph_saved_again_is_found(tmp_path, quality, share, margin):
     photos = [draw_retina(k, 300).rgb for k in range(70, 76)]
     for k, rgb in enumerate(photos): save(rgb, tmp_path/f'{k}.jpg')
     for k, rgb in enumerate(photos[:3]):
         y, x = (round(margin * side) for side in rgb.shape[:2])
         save(smaller(rgb[y:rgb.shape[0] - y or None, x:rgb.shape[1] - x or None], share), tmp_path/f'{k}_again.jpg', quality)
     paths = sorted(map(str, tmp_path.glob('*.jpg')))
-    twins = find_twins(pd.DataFrame(dict(path=paths, label='Good', patient=paths)))
+    twins = find_duplicates(pd.DataFrame(dict(path=paths, label='Good', patient=paths)))
     assert sorted([Path(path).name for path in group] for group in twins.groups()) == [[f'{k}.jpg', f'{k}_again.jpg'] for k in range(3)]
     assert set(twins.pairs.kind) == {'same photograph'}
 
@@ -122,7 +122,7 @@ def test_many_copies_make_groups_not_pairs(tmp_path):
         rgb = draw_retina(80 + k, 150).rgb
         for i in range(30): save(smaller(rgb, rng.uniform(.7, 1)), tmp_path/f'{k}_{i:02d}.jpg', int(rng.integers(60, 96)))
     paths = sorted(map(str, tmp_path.glob('*.jpg')))
-    twins = find_twins(pd.DataFrame(dict(path=paths, label='Good', patient=paths)))
+    twins = find_duplicates(pd.DataFrame(dict(path=paths, label='Good', patient=paths)))
     assert [len(group) for group in twins.groups()] == [30, 30]
     assert len(twins.pairs) == 58
 

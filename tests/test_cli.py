@@ -208,7 +208,7 @@ def test_a_finished_run_gets_galleries_of_any_size(first, fundus, here, n):
 
 
 def test_run_measures_where_the_network_looks(first):
-    looks = pd.read_csv(first[0]/'looks.csv')
+    looks = pd.read_csv(first[0]/'saliency_location.csv')
     tested = pd.read_csv(first[0]/'predictions.csv').query('split == "test"')
     assert looks[looks.answer.eq('all') & looks.measure.eq('inside')].n.sum() == len(tested)
     assert 'Where it looks' in (first[0]/'report.html').read_text(encoding='utf-8')

@@ -1,4 +1,4 @@
-"The contract of explanations on networks that people use: each explainer leaves them as they were, and answers in every situation."
+"The checks of explainers on networks that people use: each explainer leaves them as they were, and answers in every situation."
 from functools import partial
 
 import pytest
@@ -7,14 +7,19 @@ import torch
 from torch import nn
 import torchvision.models as tv
 
-from fundus_nbdev.explain.explainer_checks import CHECKS, changes, check_explainer, in_training, traces
-from fundus_nbdev.core.errors import ExplainError
-from fundus_nbdev.explain.filters import activations_of, neuron_gradients, top_photos
-from fundus_nbdev.explain.cam import METHODS
+from fundus_nbdev.explain.explainer_checks import CHECKS, check_explainer
+from fundus_nbdev.explain.traces import changes, traces
+from fundus_nbdev.explain.situations import in_training
+from fundus_nbdev.explain.filters import layer_activations
+from fundus_nbdev.explain.neurons import neuron_gradients, top_photos
+from fundus_nbdev.explain.cam import CAM_METHODS
 from fundus_nbdev.explain.gradcam import grad_cam
 from fundus_nbdev.core.errors import ExplainError
-from fundus_nbdev.explain.hooks import spatial_layers
-from fundus_nbdev.explain.saliency import guided_backprop, guided_grad_cam, input_gradients, integrated_gradients, occlusion, smoothgrad
+from fundus_nbdev.explain.layers import spatial_layers
+from fundus_nbdev.explain.guided_backprop import guided_backprop, guided_grad_cam
+from fundus_nbdev.explain.gradients import input_gradients
+from fundus_nbdev.explain.averaged_gradients import integrated_gradients, smoothgrad
+from fundus_nbdev.explain.occlusion import occlusion
 from fundus_nbdev.models.resnet import resnet
 
 
@@ -63,7 +68,7 @@ def cams(method): return lambda model, x, classes: grad_cam(model, x, classes=cl
 
 
 EXPLAINERS = {  # name → fn(model, x, classes)
-    **{method: cams(method) for method in METHODS},
+    **{method: cams(method) for method in CAM_METHODS},
     'input_gradients': input_gradients,
     'smoothgrad': partial(smoothgrad, n=2),
     'integrated_gradients': partial(integrated_gradients, steps=2),
@@ -130,7 +135,7 @@ def test_cam_where_it_is_made_for(name):
     assert table.passed.all() or [*table.index[~table.passed]] == ['works'] and 'pooling and one linear layer' in table.found['works']
 
 
-@pytest.mark.parametrize('name', [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in sorted(WITHOUT_RELU)])
+@pytest.mark.parametrize('name', [pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in sorted(WITHOUT_RELU)])
 @pytest.mark.parametrize('explainer', sorted(NEEDS_RELU))
 def test_networks_without_relu_are_refused(name, explainer):
     "Guided methods say why, and leave no trace."
@@ -138,7 +143,7 @@ def test_networks_without_relu_are_refused(name, explainer):
     assert [*table.index[~table.passed]] == ['works'] and 'ReLU' in table.found['works']
 
 
-def test_the_contract_leaves_no_trace_itself():
+def test_the_checks_leave_no_trace_themselves():
     model, x = prepared('resnet')
     flags, state, seed = [m.training for m in model.modules()], {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
     check_explainer(EXPLAINERS['gradcam'], model, x)
@@ -153,10 +158,10 @@ def test_looking_at_neurons_leaves_no_trace(name):
     model, x = in_training(*prepared(name))
     layer = list(spatial_layers(model, x))[-1]
     before = traces(model, x)
-    activations_of(model, x, layer)
+    layer_activations(model, x, layer)
     top_photos(model, [x, x], layer, [0, 1])
     for wrong in ({'x': x * float('nan')}, {'x': x[0]}, {'layer': 'nowhere'}):
-        with pytest.raises(ExplainError): activations_of(**{'model': model, 'x': x, 'layer': layer, **wrong})
+        with pytest.raises(ExplainError): layer_activations(**{'model': model, 'x': x, 'layer': layer, **wrong})
     with pytest.raises(ExplainError): top_photos(model, [x], layer, 10**6)
     assert not changes(before, traces(model, x))
 

@@ -11,9 +11,12 @@ import pandas as pd
 import pytest
 
 from fundus_nbdev.cli import app
-from fundus_nbdev.evaluation.metrics import evaluate, metric_names
 from fundus_nbdev.core.errors import PredictionError
-from fundus_nbdev.evaluation.predictions import fitting_part, probabilities, read_predictions, save_predictions
+from fundus_nbdev.evaluation.compare import compare, compare_models, rank_models
+from fundus_nbdev.evaluation.metrics import METRICS, evaluate, metric, metric_names
+from fundus_nbdev.evaluation.multi_run import evaluate_runs
+from fundus_nbdev.evaluation.predictions import fitting_part, probabilities, save_predictions
+from fundus_nbdev.evaluation.reading import read_predictions
 from fundus_nbdev.evaluation.simulate import draw_predictions
 
 TABLE = draw_predictions(80, split={'train': .2, 'valid': .3, 'test': .5})
@@ -295,3 +298,60 @@ def test_only_the_same_photographs_are_compared(tmp_path):
     TABLE.to_csv(files[1], index=False)
     code, text = fundus_evaluate(*files, '--metric', 'acuracy')
     assert code == 2 and "no metric 'acuracy'; expected one of accuracy, " in text
+
+
+# a metric of one's own
+
+@pytest.fixture
+def worst(): # the name of a metric that is registered for one test
+    @metric('worst_mistake', higher=False)
+    def worst_mistake(truth, probabilities):
+        "Share of the last class that is answered as the first; no photograph of it, no share."
+        last = truth == probabilities.shape[1] - 1
+        return (probabilities.argmax(1)[last] == 0).mean() if last.any() else np.nan
+    yield 'worst_mistake'
+    del METRICS['worst_mistake']
+
+
+def test_a_new_metric_has_its_row_and_changes_no_other(worst):
+    table = evaluate(TABLE, n_boot=200)
+    assert list(table.index).index(worst) == 13 and table.index[14] == 'precision_Good'
+    part = TABLE[TABLE['split'] == 'test']
+    last = part[part['label'] == 'Reject']
+    assert table.value[worst] == (last['pred'] == 'Good').mean() and table.low[worst] <= table.value[worst] <= table.high[worst]
+    found = METRICS.pop(worst)
+    pd.testing.assert_frame_equal(table.drop(worst), evaluate(TABLE, n_boot=200))
+    METRICS[worst] = found
+
+
+def test_a_new_metric_may_be_undefined(worst):
+    rare = draw_predictions(60, seed=8, prior=(.6, .38, .02))
+    table = evaluate(rare, n_boot=200)
+    assert table.attrs['undefined'][worst] == table.attrs['undefined']['recall_Reject'] > 0
+    assert np.isnan(evaluate(rare[rare['label'] != 'Reject'], n_boot=50).value[worst])
+
+
+def test_a_new_metric_is_compared(worst):
+    a, b = TABLE[TABLE['split'] == 'test'], worse(TABLE)[TABLE['split'] == 'test']
+    values = [evaluate(table, n_boot=0).value[worst] for table in (a, b)]
+    row = compare(a, b, n_boot=50).loc[worst]
+    assert [row.a, row.b, row.difference] == [*values, values[0] - values[1]] and row.low <= row.difference <= row.high
+    pair = compare_models({'a': a, 'b': b}, worst, n_boot=50).iloc[0]
+    assert [pair.value_a, pair.value_b] == values
+    assert rank_models({'b': b, 'a': a}, worst, n_boot=0).value.is_monotonic_increasing # less is better
+    runs = evaluate_runs([a, b], n_boot=50)
+    assert np.isclose(runs.value[worst], np.mean(values)) and runs.low[worst] >= 0 and runs.high[worst] <= 1
+
+
+def test_a_new_metric_in_the_command(worst, tmp_path):
+    for name, table in dict(a=TABLE, b=worse(TABLE)).items(): table.to_csv(tmp_path/f'{name}.csv', index=False)
+    code, text = fundus_evaluate(tmp_path/'a.csv', tmp_path/'b.csv', '--metric', worst, '--n-boot', 50, '--out', tmp_path/'out')
+    assert code == 0 and f'{worst} of a' in text, text
+    assert worst in pd.read_csv(tmp_path/'out'/'a'/'metrics.csv', index_col=0).index
+
+
+def test_names_of_metrics_are_taken_once():
+    with pytest.raises(PredictionError, match="metric 'kappa' is there already"): metric('kappa')(np.mean)
+    with pytest.raises(PredictionError, match="Did you mean 'brier'"): METRICS.find('brire')
+    assert [name for name, found in METRICS.items() if found.log] == ['accuracy', 'macro_f1']
+    assert [name for name, found in METRICS.items() if not found.higher] == ['log_loss', 'brier', 'ece']

@@ -15,9 +15,9 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from fundus_nbdev.explain.cam import METHODS
+from fundus_nbdev.explain.cam import CAM_METHODS
 from fundus_nbdev.explain.gradcam import grad_cam
-from fundus_nbdev.explain.hooks import find_layer
+from fundus_nbdev.explain.layers import find_layer
 from fundus_nbdev.models.resnet import resnet
 
 cams = pytest.importorskip('pytorch_grad_cam', reason='pytorch-grad-cam (pip install grad-cam) is not installed: nothing to compare with')
@@ -152,7 +152,7 @@ def torchcam_maps(name, model, layer, x, classes, **kwargs): # (B,C,h,w); after 
 
 # comparing
 
-def test_every_method_of_the_peer_is_here(): assert set(PEER) <= set(METHODS)
+def test_every_method_of_the_peer_is_here(): assert set(PEER) <= set(CAM_METHODS)
 
 
 def distance(ours, theirs): # the largest of all maps

@@ -20,7 +20,7 @@ import fundus_nbdev.core.files as files
 from fastai.callback.core import Callback
 from fundus_nbdev.training import checkpoint
 from fundus_nbdev.training.fit import fit
-from fundus_nbdev.training.run_folder import Progress, unfinished_recipe
+from fundus_nbdev.training.run_folder import unfinished_recipe
 from fundus_nbdev.training.recipe import read_recipe
 
 count = dict(batch=0, write=0, half=0, renamed=0)
@@ -33,11 +33,10 @@ def arm(kind, at):
     class KillCB(Callback):
         order = 20
         def after_backward(self): passes('batch', kind, at)
-    class Killing(Progress):
-        def callbacks(self): return [*super().callbacks(), KillCB()]
     replace, sync = os.replace, files._sync
     def half(path):
-        if kind == 'half' and path.is_file() and count['half'] + 1 == at: os.truncate(path, path.stat().st_size // 2) # what a power cut leaves
+        if kind == 'half' and path.is_file() and count['half'] + 1 == at:
+            os.truncate(path, path.stat().st_size // 2) # what a power failure leaves
         passes('half', kind, at)
         sync(path)
     def named(new, old):
@@ -45,14 +44,15 @@ def arm(kind, at):
         replace(new, old)
         passes('renamed', kind, at)
     files._sync, files.os.replace = half, named
-    return Killing()
+    return KillCB()
 
 for line in sys.stdin:
     folder, recipe, kind, at = json.loads(line)
     child = os.fork()
     if not child:
         resume = os.path.exists(os.path.join(folder, 'recipe.toml'))
-        try: fit(unfinished_recipe(folder) if resume else read_recipe(recipe), folder, progress=arm(kind, at), resume=resume)
+        followed = unfinished_recipe(folder) if resume else read_recipe(recipe)
+        try: fit(followed, folder, resume=resume, cbs=[arm(kind, at)])
         except checkpoint.Stopped as stop: os._exit(130 if f'--resume {folder}' in str(stop) else 1)
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
@@ -126,7 +126,8 @@ def test_two_undisturbed_runs_are_the_same(place, live, undisturbed):
     assert_same(place/'twice', undisturbed)
 
 
-POINTS = [(kind, at) for kind, most, n in (('batch', 12, 4), ('write', 25, 3), ('half', 40, 4), ('renamed', 25, 3)) for at in random.Random(kind).sample(range(1, most + 1), n)]
+EVENTS = ('batch', 12, 4), ('write', 25, 3), ('half', 40, 4), ('renamed', 25, 3) # kind, most of them, how many to try
+POINTS = [(kind, at) for kind, most, n in EVENTS for at in random.Random(kind).sample(range(1, most + 1), n)]
 ENDS = {} # of the killed lives: point → exit code
 
 
@@ -158,10 +159,12 @@ def test_killed_in_the_second_fold(place, live):
     assert live(whole, recipe='folds.toml') == 0
     batches = len((whole/'fold0'/'batches.csv').read_text().splitlines()) - 1
     assert live(folder, 'batch', batches + 3, recipe='folds.toml') == -signal.SIGKILL
-    assert [(folder/f'fold{k}').exists() for k in range(3)] == [True, True, False] and (folder/'fold0'/'bundle').exists() and not (folder/'fold1'/'bundle').exists()
+    assert [(folder/f'fold{k}').exists() for k in range(3)] == [True, True, False]
+    assert [(folder/f'fold{k}'/'bundle').exists() for k in range(2)] == [True, False]
     assert list((folder/'fold1'/'checkpoints').glob('*.json'))
     assert live(folder, recipe='folds.toml') == 0
-    assert_same(folder, whole, ['split.csv', 'history.csv', 'predictions.csv', *(f'fold{k}/{name}' for k in range(3) for name in SAME)])
+    of_folds = [f'fold{k}/{name}' for k in range(3) for name in SAME]
+    assert_same(folder, whole, ['split.csv', 'history.csv', 'predictions.csv', *of_folds])
 
 
 @pytest.mark.parametrize('at', [1, 4, 6])
@@ -174,9 +177,16 @@ def test_ctrl_c_saves_and_says_how_to_go_on(place, live, undisturbed, at):
 
 
 def test_disk_full(place, live): # a limit on the size of files stands in for a full disk
-    script = f"import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\nsys.argv = ['fundus', 'run', '{place/'recipe.toml'}', '--out', 'full']\nfrom fundus_nbdev import cli\ncli.main()"
+    script = f'''
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+sys.argv = ['fundus', 'run', '{place/'recipe.toml'}', '--out', 'full']
+from fundus_nbdev import cli
+cli.main()
+'''
     env = os.environ | {'FUNDUS_CACHE': str(place/'cache'), 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], capture_output=True, text=True, cwd=place, env=env)
+    command = [sys.executable, '-W', 'ignore', '-c', script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=place, env=env)
     assert done.returncode == 1
     assert re.search(r'fundus: \S+\.safetensors could not be written: .*Go on: fundus run --resume full', done.stderr), done.stderr
     assert 'Traceback' not in done.stderr
@@ -194,7 +204,8 @@ def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_offered(place, li
     weights = newest.with_suffix('.safetensors')
     weights.write_bytes(weights.read_bytes()[:-1] + b'x')
     monkeypatch.setenv('FUNDUS_CACHE', str(place/'cache'))
-    with pytest.raises(TrainingError, match=f'{newest.name}.* is damaged.*{older.name}.*--skip-damaged'): fit(unfinished_recipe(folder), folder, resume=True)
+    with pytest.raises(TrainingError, match=f'{newest.name}.* is damaged.*{older.name}.*--skip-damaged'):
+        fit(unfinished_recipe(folder), folder, resume=True)
     fit(unfinished_recipe(folder), folder, resume=True, skip_damaged=True)
     if os.environ.get('OMP_NUM_THREADS') == '1': assert_same(folder, undisturbed) # another number of threads may round differently
 

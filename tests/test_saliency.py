@@ -15,7 +15,11 @@ from torch.nn import functional as F
 from fundus_nbdev.photos.photo import cc0_photo, open_photo
 from fundus_nbdev.photos.field_of_view import crop_fov
 from fundus_nbdev.core.errors import ExplainError
-from fundus_nbdev.explain.saliency import RULES, guided_backprop, guided_grad_cam, input_gradients, integrated_gradients, occlusion, smoothgrad
+from fundus_nbdev.explain.averaged_gradients import RULES, integrated_gradients, smoothgrad
+from fundus_nbdev.explain.guided_backprop import guided_backprop, guided_grad_cam
+from fundus_nbdev.explain.gradients import SALIENCY_METHODS, input_gradients
+from fundus_nbdev.explain.occlusion import occlusion
+from fundus_nbdev.explain.saliency import saliency
 from fundus_nbdev.models.resnet import resnet
 
 captum = pytest.importorskip('captum.attr', reason='captum is not installed: nothing to compare with')
@@ -201,15 +205,15 @@ def test_captum_misses_relus_that_are_no_relu_module(name):
 
 # harmless, and the same however it is run
 
-METHODS = {
-    'input_gradients': input_gradients,
-    'smoothgrad': partial(smoothgrad, n=3),
-    'integrated_gradients': partial(integrated_gradients, steps=3),
-    'guided_backprop': guided_backprop,
-    'occlusion': partial(occlusion, window=32),
-    'guided_grad_cam': lambda model, x, classes: guided_grad_cam(model, x, classes=classes),
+SETTINGS = { # to be quick
+    'smoothgrad': {'n': 3},
+    'integrated_gradients': {'steps': 3},
+    'occlusion': {'window': 32},
 }
-each_method = pytest.mark.parametrize('method', METHODS)
+each_method = pytest.mark.parametrize('method', SALIENCY_METHODS)
+
+
+def explain(method, model, x, classes): return saliency(model, x, classes, method, **SETTINGS.get(method, {}))
 
 
 def state(model, x):
@@ -233,7 +237,7 @@ class Fails(nn.Module):
 def test_nothing_is_left_behind(name, method):
     model, x = network(name), photos().clone().requires_grad_()
     before = state(model, x)
-    assert not METHODS[method](model, x, [0, 1]).requires_grad
+    assert not explain(method, model, x, [0, 1]).requires_grad
     assert state(model, x) == before
 
 
@@ -242,7 +246,7 @@ def test_nothing_is_left_behind(name, method):
 def test_nothing_is_left_behind_by_a_failure(method, times):
     model, x = nn.Sequential(network('resnet'), Fails(times)).train(), photos().clone().requires_grad_()
     before = state(model, x)
-    try: METHODS[method](model, x, 0)
+    try: explain(method, model, x, 0)
     except KeyError: pass
     assert state(model, x) == before
     model.eval()
@@ -251,7 +255,7 @@ def test_nothing_is_left_behind_by_a_failure(method, times):
 @each_method
 def test_a_photo_alone_and_in_a_batch(method):
     model, x = network('squeezenet1_1'), photos()
-    assert error(METHODS[method](model, x[1:], 2), METHODS[method](model, x, 2)[1:]) <= TOLERANCE
+    assert error(explain(method, model, x[1:], 2), explain(method, model, x, 2)[1:]) <= TOLERANCE
 
 
 def test_recomputed_layers_are_guided_too():
@@ -273,3 +277,34 @@ def test_refusals():
     for method in (guided_backprop, guided_grad_cam):
         with pytest.raises(ExplainError, match='called none; found SiLU'): method(silu, photos())
         with pytest.raises(ExplainError, match='TorchScript'): method(nn.Sequential(torch.jit.script(nn.ReLU()), *silu), photos())
+
+
+def alike(a, b): # (B,…) each
+    "Mean Spearman correlation of two sets of maps."
+    ranks = [m.flatten(1).argsort(1).argsort(1).double() for m in (a, b)]
+    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(*ranks)]).mean().item()
+
+
+@each_method
+def test_wrong_photos_and_classes_are_refused(method):
+    model, x = network('squeezenet1_1'), photos().clone().requires_grad_()
+    before = state(model, x)
+    for wrong in (x[0], x.byte(), x[:, :1], x * float('nan')):
+        with pytest.raises(ExplainError): explain(method, model, wrong, 0)
+    with pytest.raises(ExplainError, match='expected 0 to 4'): explain(method, model, x, 5)
+    assert state(model, x) == before
+
+
+@each_method
+def test_the_same_maps_in_every_situation(method):
+    "Frozen weights, gradients switched off outside, inference mode, labels as a tensor, autocast, bfloat16."
+    model, x = deepcopy(network('squeezenet1_1')), photos()
+    expected = explain(method, model, x, [0, 1])
+    model.requires_grad_(False)
+    with torch.no_grad(): assert torch.equal(explain(method, model, x, [0, 1]), expected)
+    with torch.inference_mode(): assert error(explain(method, model, x + 0, torch.tensor([[0, 1]] * 2)), expected) <= TOLERANCE
+    with torch.autocast('cpu', torch.bfloat16): rough = explain(method, model, x, [0, 1])
+    assert rough.dtype == torch.float32 and rough.shape == expected.shape and not rough.requires_grad
+    assert alike(rough.flatten(0, 1).abs(), expected.flatten(0, 1).abs()) > .7
+    half = explain(method, model.bfloat16(), x.bfloat16(), 1)
+    assert half.dtype == torch.float32 and half.isfinite().all()

@@ -85,14 +85,14 @@ def test_order_of_rows_does_not_matter(table, seed):
 
 @given(tables(), st.integers(2, 6), st.integers(0, 99))
 @quick
-def test_folds(table, k, seed):
-    assume(4*k <= table.patient.nunique())
-    folds = add_folds(table, k, seed)
-    assert sorted(set(folds.fold)) == list(range(k))
+def test_folds(table, n_folds, seed):
+    assume(4*n_folds <= table.patient.nunique())
+    folds = add_folds(table, n_folds, seed)
+    assert sorted(set(folds.fold)) == list(range(n_folds))
     assert folds.groupby('patient').fold.nunique().max() == 1
     check_split(folds, column='fold', files=False)
-    parts = fold_split(folds, k - 1, valid=.25, seed=seed)
-    assert ((parts.split == 'test') == (folds.fold == k - 1)).all()
+    parts = fold_split(folds, n_folds - 1, valid=.25, seed=seed)
+    assert ((parts.split == 'test') == (folds.fold == n_folds - 1)).all()
 
 
 @given(tables(), st.integers(0, 99))

@@ -1,4 +1,4 @@
-"""A network, a metric, a degradation, an explanation method, a section of the report: each is written once, under a decorator, and found by its name from then on.
+"""A network, a metric, a section of the report: each is written once, under a decorator, and found by its name.
 
 Docs: https://fundus-nbdev.github.io/fundus_nbdev/01_core/registry.html.md"""
 
@@ -7,12 +7,12 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/01_core/registry.html.md"""
 # %% auto #0
 __all__ = ['Registry', 'place_of']
 
-# %% ../../nbs/01_core/05_registry.ipynb #3294e4ec
+# %% ../../nbs/01_core/05_registry.ipynb #60aed6a5
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
-# %% ../../nbs/01_core/05_registry.ipynb #e1396349
+# %% ../../nbs/01_core/05_registry.ipynb #6a5d4053
 class Registry(dict):
     "What can be asked for by name, and how to add to it."
     def __init__(self,
@@ -41,9 +41,10 @@ class Registry(dict):
         hint = f' Did you mean {near[0]!r}?' if near else ''
         raise self.error(f'{self.kind} {name!r} is not known: expected one of {", ".join(map(repr, self))}.{hint}')
 
-# %% ../../nbs/01_core/05_registry.ipynb #208d774e
+# %% ../../nbs/01_core/05_registry.ipynb #1075984f
 def place_of(
-    value:Any, # function, class or other object
-)->str: # 'module.name', or the type of what has no name
+    value:Any, # function, class, or an object with an attribute `function`
+)->str: # 'module.name'
     "Return where something was defined."
+    value = getattr(value, 'function', value)
     return f'{getattr(value, "__module__", "")}.{getattr(value, "__qualname__", type(value).__name__)}'

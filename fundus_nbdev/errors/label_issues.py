@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/10_errors/label_issues.html.md
 
 # %% auto #0
 __all__ = ['order_by_doubt', 'seeming', 'confident_joint', 'second_opinion', 'combine', 'keep_corrections', 'contact_sheet',
-           'Review', 'verdict_of', 'opinion_features', 'read_run', 'render_review', 'review']
+           'Review', 'describe_contradictions', 'opinion_features', 'read_run', 'render_review', 'review']
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #7377e4d4
 from collections.abc import Callable
@@ -15,31 +15,31 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from ..core.files import write_whole
-from ..core.errors import PhotoError
-from ..photos.field_of_view import load_crop
-from ..photos.photo import show_photos
-from ..core.text import counted
-from ..evaluation.predictions import classes_of_predictions, prediction_table, probabilities, read_predictions, scored_part
-from ..core.errors import AuditError
 from ..audit.embeddings import embed_photos, load_embedder
 from ..audit.properties import measure_factors
-from ..core.html import as_jpeg, render_page
 from ..audit.univariate import patient_folds
-from ..core.errors import ReportError
+from ..core.errors import AuditError, ReportError
+from ..core.files import write_whole
+from ..core.html import as_jpeg, render_page
+from ..core.text import counted
+from ..evaluation.predictions import classes_of_predictions, prediction_table, probabilities, scored_part
+from ..evaluation.reading import read_predictions
 from ..photos.field_of_view import crop_or_grey
+from ..photos.photo import show_photos
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #38c3aeed
 def order_by_doubt(
     predictions:pd.DataFrame, # prediction table, of photographs that its network had not seen
-    split:str|list|None=None, # part to look at, as for `scored_part`; None: the test part, or every row where there is no split
-)->pd.DataFrame: # rank, path, patient, label, suggestion (the most probable class), p_label, p_suggestion; the most doubtful first
-    "The photographs whose label is least believed."
+    split:str|list|None=None, # part, as for `scored_part`; None: the test part, or every row where there is no split
+)->pd.DataFrame: # rank, path, patient, label, suggestion (the most probable class), p_label, p_suggestion
+    "Order photographs by how little their label is believed, the most doubtful first."
     part = scored_part(predictions, split)
     classes, p = classes_of_predictions(part), probabilities(part)
     own = p[np.arange(len(part)), [classes.index(label) for label in part['label']]]
-    table = part[['path', 'patient', 'label']].assign(suggestion=np.array(classes)[p.argmax(1)], p_label=own, p_suggestion=p.max(1))
+    suggestion = np.array(classes)[p.argmax(1)]
+    table = part[['path', 'patient', 'label']].assign(suggestion=suggestion, p_label=own, p_suggestion=p.max(1))
     table = table.sort_values(['p_label', 'path'], ignore_index=True)
     return table.assign(rank=table.index + 1)[['rank', *table]]
 
@@ -48,7 +48,7 @@ def seeming(
     predictions:pd.DataFrame, # prediction table, of photographs that its network had not seen
     split:str|list|None=None, # part to look at, as for `scored_part`
 )->pd.Series: # of the scored part: a class, or '' where it reaches what is usual of none
-    "What each photograph seems to be (Northcutt and others 2021, section 3.1)."
+    "Return what each photograph seems to be (Northcutt and others 2021, section 3.1)."
     part = scored_part(predictions, split)
     classes, p = np.array(classes_of_predictions(part)), probabilities(part)
     own = part['label'].to_numpy()[:, None] == classes
@@ -61,12 +61,13 @@ def confident_joint(
     predictions:pd.DataFrame, # prediction table, of photographs that its network had not seen
     split:str|list|None=None, # part to look at, as for `scored_part`
 )->pd.DataFrame: # rows: label; columns: what it seems to be; numbers of photographs
-    "Labels against what the photographs seem to be."
+    "Count labels against what the photographs seem to be."
     part, seems = scored_part(predictions, split), seeming(predictions, split)
     classes = classes_of_predictions(part)
     counts = pd.crosstab(part['label'], seems).reindex(index=classes, columns=classes, fill_value=0).to_numpy(float)
     counts = counts + np.diag(counts.sum(1) == 0)
-    scaled = counts / counts.sum(1, keepdims=True) * part['label'].value_counts().reindex(classes, fill_value=0).to_numpy()[:, None]
+    n = part['label'].value_counts().reindex(classes, fill_value=0).to_numpy()
+    scaled = counts / counts.sum(1, keepdims=True) * n[:, None]
     return pd.DataFrame(scaled, pd.Index(classes, name='label'), pd.Index(classes, name='seems'))
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #8620cd2e
@@ -77,7 +78,7 @@ def second_opinion(
     folds:int=5, # at most; fewer where a class has few patients
     seed:int=0, # of the folds
 )->pd.DataFrame|None: # prediction table, out of fold; None where a class has too few patients
-    "What a simple classifier says of each photograph without having seen it or its patient."
+    "Ask a simple classifier about each photograph without showing it the photograph or its patient."
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -85,45 +86,55 @@ def second_opinion(
     known = table[table['path'].isin(features.index[features.notna().all(axis=1)])].reset_index(drop=True)
     if set(known['label']) != set(table['label']) or not (cut := patient_folds(known, folds, seed)): return None
     x = features.loc[known['path']].to_numpy(float)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=30 / x.shape[1], class_weight='balanced', max_iter=1000))
-    p, there = cross_val_predict(model, x, known['label'], cv=cut, method='predict_proba'), sorted(set(known['label']))
-    return prediction_table(known[['path', 'label', 'patient']], classes, np.stack([p[:, there.index(c)] if c in there else np.zeros(len(p)) for c in classes], 1))
+    regression = LogisticRegression(C=30 / x.shape[1], class_weight='balanced', max_iter=1000)
+    model = make_pipeline(StandardScaler(), regression)
+    p = cross_val_predict(model, x, known['label'], cv=cut, method='predict_proba')
+    p = pd.DataFrame(p, columns=sorted(set(known['label']))).reindex(columns=classes, fill_value=0.)
+    return prediction_table(known[['path', 'label', 'patient']], classes, p.to_numpy())
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #65ca42b3
 def combine(
     first:pd.DataFrame, # prediction table
     second:pd.DataFrame, # another, of some of its photographs
 )->pd.DataFrame: # the first, with the mean of both probabilities where there are two
-    "Two opinions as one."
-    classes = classes_of_predictions(first)
-    mine, others = probabilities(first), second.set_index('path').reindex(first['path'])[[f'p_{c}' for c in classes]].to_numpy(float)
+    "Combine two opinions."
+    classes, mine = classes_of_predictions(first), probabilities(first)
+    columns = [f'p_{name}' for name in classes]
+    others = second.set_index('path').reindex(first['path'])[columns].to_numpy(float)
     p = np.where(np.isnan(others), mine, (mine + np.nan_to_num(others)) / 2)
-    return first.assign(pred=np.array(classes)[p.argmax(1)], **{f'p_{c}': p[:, i] for i, c in enumerate(classes)})
+    return first.assign(pred=np.array(classes)[p.argmax(1)], **dict(zip(columns, p.T)))
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #f0d3fc25
 def keep_corrections(
     order:pd.DataFrame, # of `order_by_doubt`
     file:Path, # review.csv, which may be there already
 )->pd.DataFrame: # with the columns corrected and note
-    "What a person wrote before, beside the new order."
+    "Put what a person wrote before beside the new order."
     kept = pd.DataFrame(columns=['path', 'corrected', 'note'], dtype=str)
     if file.is_file():
         try: kept = pd.read_csv(file, dtype=str, keep_default_na=False)[['path', 'corrected', 'note']]
-        except (KeyError, ValueError) as error: raise ReportError(f'{file} is there and has not the columns path, corrected and note: it is not replaced. Move it away, or choose another folder (--out).') from error
+        except (KeyError, ValueError) as error:
+            raise ReportError(f'{file} is there and has not the columns path, corrected and note: it is not replaced. '
+                              'Move it away, or choose another folder (--out).') from error
     kept = kept[(kept['corrected'] != '') | (kept['note'] != '')]
-    if lost := sorted(set(kept['path']) - set(order['path'])): raise ReportError(f'{file} has corrections of photographs that are not reviewed now ({counted(len(lost), "photograph")}, such as {lost[0]}): it is not replaced. Choose another folder (--out).')
-    return order.merge(kept.drop_duplicates('path'), on='path', how='left').fillna({'corrected': '', 'note': ''})
+    if lost := sorted(set(kept['path']) - set(order['path'])):
+        raise ReportError(f'{file} has corrections of photographs that are not reviewed now '
+                          f'({counted(len(lost), "photograph")}, such as {lost[0]}): it is not replaced. '
+                          'Choose another folder (--out).')
+    order = order.merge(kept.drop_duplicates('path'), on='path', how='left')
+    return order.fillna({'corrected': '', 'note': ''})
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #04b8c90a
 def contact_sheet(
     order:pd.DataFrame, # of `order_by_doubt`
     n:int=40, # photographs
     columns:int=8, # photographs in a row
-)->'matplotlib.figure.Figure':
-    "The most doubtful photographs at a glance: rank, label → suggestion."
+)->Figure:
+    "Show the most doubtful photographs at a glance: rank, label → suggestion."
+    def title(row): return f'{row.rank}: {row.label}' + ('?' if row.label == row.suggestion else f' → {row.suggestion}')
     rows = order.head(n)
-    titles = [f'{row.rank}: {row.label} → {row.suggestion}' if row.label != row.suggestion else f'{row.rank}: {row.label}?' for row in rows.itertuples()]
-    return show_photos([crop_or_grey(path) for path in rows['path']], titles, columns, 1.6, 110)
+    return show_photos([crop_or_grey(path) for path in rows['path']], [title(row) for row in rows.itertuples()],
+                       columns, 1.6, 110)
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #53fcb6de
 @dataclass(frozen=True, eq=False)
@@ -136,15 +147,18 @@ class Review:
     folder:Path # with review.csv, review.html, contact_sheet.png
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #59902388
-def verdict_of(
+def describe_contradictions(
     predictions:pd.DataFrame, # prediction table: the scored part
 )->str: # two sentences
-    "How many labels are contradicted, and what that means."
+    "Say how many labels are contradicted, and what that means."
     seems = seeming(predictions)
     n = int(((seems != scored_part(predictions)['label']) & (seems != '')).sum())
-    if not n: return f'None of {len(seems):,} labels is contradicted. The order below still shows where a second look is worth most.'
-    return (f'{counted(n, "label")} of {len(seems):,} {"is" if n == 1 else "are"} contradicted: the photograph looks as much like another class as that class usually does. '
-            f'Some of these labels may be wrong, some of the answers are: only a look can tell.')
+    if not n:
+        return (f'None of {len(seems):,} labels is contradicted. '
+                'The order below still shows where a second look is worth most.')
+    return (f'{counted(n, "label")} of {len(seems):,} {"is" if n == 1 else "are"} contradicted: the photograph looks '
+            'as much like another class as that class usually does. Some of these labels may be wrong, some of the '
+            'answers are: only a look can tell.')
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #c1512239
 def opinion_features(
@@ -152,32 +166,37 @@ def opinion_features(
     say:Callable=print, # told what is left out
     counter:Callable|None=None, # title → function called with (done, all)
 )->tuple[pd.DataFrame, str]: # index: path; what they are, in words
-    "Quality factors, and the features of a frozen network where its weights can be had."
+    "Compute quality factors, and the features of a frozen network where its weights can be had."
     shown = counter or (lambda title: None)
     factors = measure_factors(paths, shown('Measuring quality factors'))
     try: embedder = load_embedder()
     except AuditError as error:
         say(f'Second opinion from quality factors only: {error}')
         return factors, 'a logistic regression on the quality factors'
-    return embed_photos(paths, embedder, progress=shown('Embedding')).join(factors), 'a logistic regression on ImageNet features and quality factors'
+    features = embed_photos(paths, embedder, progress=shown('Embedding')).join(factors)
+    return features, 'a logistic regression on ImageNet features and quality factors'
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #3c4d8d4d
 def read_run(
     source:str|Path, # run folder, or a CSV of predictions
 )->tuple[pd.DataFrame, Path]: # prediction table: the scored part; where the review goes
-    "Whose answers are reviewed."
-    source = Path(source)
-    file = source/'predictions.csv' if source.is_dir() else source
-    if not file.is_file(): raise ReportError(f'{source}: found no {"predictions.csv in this folder" if source.is_dir() else "such file or folder"}; expected the folder of a finished run, or a CSV of predictions.')
-    return scored_part(read_predictions(file)), (source if source.is_dir() else source.parent)/'review'
+    "Read the answers that are reviewed."
+    file = folder = Path(source)
+    found = 'such file or folder'
+    if folder.is_dir(): file, found = folder/'predictions.csv', 'predictions.csv in this folder'
+    if not file.is_file():
+        raise ReportError(f'{source}: found no {found}; expected the folder of a finished run, or a CSV of '
+                          'predictions.')
+    return scored_part(read_predictions(file)), file.parent/'review'
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #ff692495
 def render_review(
     review:Review, # to be shown
     n:int=60, # photographs
 )->str: # HTML, one file
-    "The review as a page to read beside the CSV."
-    cards = [row | dict(picture=as_jpeg(crop_or_grey(row['path'], 256)), file=Path(row['path']).name) for row in review.order.head(n).to_dict('records')]
+    "Return the review as a page to read beside the CSV."
+    cards = [row | {'picture': as_jpeg(crop_or_grey(row['path'], 256)), 'file': Path(row['path']).name}
+             for row in review.order.head(n).to_dict('records')]
     return render_page('label_issues.html.jinja', review=review, cards=cards, joint=review.joint.round(1))
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #21222982
@@ -189,16 +208,17 @@ def review(
     say:Callable=print, # told what is done
     counter:Callable|None=None, # title → function called with (done, all)
 )->Review:
-    "Order the labels of a run by doubt: writes review.csv, review.html and contact_sheet.png, and keeps what a person wrote into review.csv."
+    "Order the labels of a run by doubt. Writes review.csv (keeping corrections), review.html and contact_sheet.png."
     predictions, place = read_run(source)
     place, opinions = Path(out) if out else place, ['the run itself']
     if second:
         features, words = opinion_features(list(predictions['path']), say, counter)
         other = second_opinion(predictions, features, classes_of_predictions(predictions))
-        if other is None: say('No second opinion: a class has photographs of fewer than two patients, or none that could be read.')
+        if other is None:
+            say('No second opinion: a class has photographs of fewer than two patients, or none that could be read.')
         else: predictions, opinions = combine(predictions, other), [*opinions, words]
     order = keep_corrections(order_by_doubt(predictions), place/'review.csv')
-    done = Review(order, confident_joint(predictions), verdict_of(predictions), tuple(opinions), place)
+    done = Review(order, confident_joint(predictions), describe_contradictions(predictions), tuple(opinions), place)
     write_whole(place/'review.csv', order.round({'p_label': 4, 'p_suggestion': 4}).to_csv(index=False))
     write_whole(place/'contact_sheet.png', lambda file: contact_sheet(order, n_shown).savefig(file))
     write_whole(place/'review.html', render_review(done, n_shown))
