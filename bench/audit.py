@@ -96,7 +96,7 @@ def twin_faults(table, folder):
 
 def plants(n=10):
     "How often each planted fault is found."
-    found = {name: 0 for name in [*PLANTS, 'an eye under another name', 'a copy saved anew', 'a copy with another label']}
+    found = dict.fromkeys([*PLANTS, 'an eye under another name', 'a copy saved anew', 'a copy with another label'], 0)
     for seed in range(n):
         with TemporaryDirectory() as folder:
             table = draw_set(f'{folder}/set', 2000 + seed, size=200)

@@ -44,7 +44,8 @@ def prepare(
 def import_file(file): # the module
     "Import a Python file by its path."
     spec = spec_from_file_location(file.stem, file)
-    if not spec: raise typer.BadParameter(f'{file}: expected a name that ends in .py.', param_hint='--extend')
+    if not spec or not spec.loader:
+        raise typer.BadParameter(f'{file}: expected a name that ends in .py.', param_hint='--extend')
     module = sys.modules[file.stem] = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -97,8 +98,8 @@ def run(
     shown = dict(n_examples=n_examples, shared=shared_scale, n_stability=stability, cam=cam)
     if resume: return go_on(resume, skip_damaged=skip_damaged, **shown)
     if data: data = str(Path(data).expanduser().absolute()) # so that the saved recipe works from any folder
-    if corrections: corrections = str(corrections.absolute())
-    named = {'data.source': data, 'data.corrections': corrections, 'data.folds': folds, 'data.size': size,
+    corrected = str(corrections.absolute()) if corrections else None
+    named = {'data.source': data, 'data.corrections': corrected, 'data.folds': folds, 'data.size': size,
              'seed': seed, 'training.epochs': epochs}
     follow(choose_recipe(recipe, changes, named), folder=out, overwrite=overwrite, **shown)
 
@@ -168,10 +169,10 @@ def evaluate(
                    negative=negative, values=values, decimal=decimal)
     scoring = dict(split=split or None, group=None if group == 'none' else group, n_boot=n_boot, seed=seed)
     named = dict(zip(file_names(files), files))
-    folders = {name: out/name if len(named) > 1 else out for name in named} if out else {}
-    written = [folder/'metrics.csv' for folder in folders.values()]
-    if len(folders) > 1: written.append(out/'comparison.csv')
-    if not overwrite: refuse_to_replace(written)
+    folders: dict[str, Path] = {}
+    if out: folders = {name: out/name if len(named) > 1 else out for name in named}
+    if not overwrite: refuse_to_replace([folder/'metrics.csv' for folder in folders.values()])
+    if not overwrite and out and len(named) > 1: refuse_to_replace([out/'comparison.csv'])
     try: score(named, reading, scoring, dict(metric=metric, common=common), folders, out)
     except (ValueError, OSError) as error:
         if not (from_here(error) or isinstance(error, OSError)): raise
@@ -259,7 +260,7 @@ def print_metrics(table, metrics, scoring): # prints
     for sentence in describe_scored(table, metrics, scoring): print(sentence)
     overall = metrics.loc[metric_names([])].reset_index()
     print_rows(['metric', 'value (95 % interval)'],
-               [[name, format_interval(*row, digits=3)] for name, *row in overall.to_numpy()])
+               [[name, format_interval(value, low, high, 3)] for name, value, low, high in overall.to_numpy()])
     classes = per_class(metrics).map(lambda text: text.replace(' (', '\n(')).reset_index() # else it is too wide
     print_rows(list(classes), classes.to_numpy().tolist())
     group, n_boot = scoring['group'], metrics.attrs['n_boot']
@@ -330,12 +331,12 @@ def eda(
     from fundus_nbdev.audit.cameras import describe_cameras
     from fundus_nbdev.core.progress import Progress
     source, count = data.expanduser().absolute(), Progress('auto').counter('Looking at photographs')
-    done = look_at_data(source, out or Path('eda')/source.stem, overwrite, count,
-                        names_in(classes) or None, crop, n_examples, n_boot)
+    out = out or Path('eda')/source.stem
+    done = look_at_data(source, out, overwrite, count, names_in(classes) or None, crop, n_examples, n_boot)
     print(describe_counts(done), describe_cameras(done.measures), '', summarise_eda(done), sep='\n')
     for question, sentences in describe_answer(done).items(): print(f'\n{question}: {" ".join(sentences)}')
     for why in done.unreadable.values(): print(f'Left out: {why}')
-    print(f'\nWritten: {done.folder/"eda.html"}')
+    print(f'\nWritten: {out}/eda.html')
 
 
 @app.command()
@@ -357,12 +358,13 @@ def audit(
     from fundus_nbdev.core.progress import Progress
     source, progress = data.expanduser().absolute(), Progress('auto')
     count = progress.counter('Auditing, eight steps a photograph')
-    done = audit_data(source, out or Path('audit')/source.stem, overwrite, count, names_in(classes) or None, network,
+    out = out or Path('audit')/source.stem
+    done = audit_data(source, out, overwrite, count, names_in(classes) or None, network,
                       tuple(names_in(columns)), n_boot, progress.say)
     print(summarise_findings(done))
     for row in done.findings.itertuples():
         print(f'\n{row.severity.upper()}, {row.subject}: {row.finding}\n  {row.advice}')
-    print(f'\nWritten: {done.folder/"audit.html"}')
+    print(f'\nWritten: {out}/audit.html')
 
 
 def names_in(words): # list of str

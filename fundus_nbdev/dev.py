@@ -1,6 +1,7 @@
 """nbdev's commands under the names with an underscore, which people's fingers know.
 
 Hand-written: a page can't export what exports it."""
+from collections.abc import Callable
 from importlib import import_module
 import subprocess
 import sys
@@ -11,7 +12,7 @@ COMMANDS = { # function → its module
 
 def find(
     command:str, # a key of `COMMANDS`
-)->object: # nbdev's function
+)->Callable: # nbdev's function
     "Find a command of nbdev, or say what to install."
     try: return getattr(import_module(COMMANDS[command]), command)
     except ModuleNotFoundError as error:

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from .differences import pairs_to_ask
 from .eda import check_audit_table
-from .embeddings import load_embedder
+from .embeddings import Embedder, load_embedder
 from .properties import measure_table
 from .shortcuts import PROPERTY_WORDS, comparable, find_shortcuts
 from .look_alikes import feature_neighbours
@@ -294,7 +294,7 @@ def audit(
     table:pd.DataFrame, # photo table; with a column split, both sides are compared
     folder:Path|None=None, # where measurements are kept, so that a killed job goes on
     progress:Callable|None=None, # called with (steps done, all steps), eight a photograph
-    embedder:object=None, # of `load_embedder`; None: pictures and vessels are compared, features aren't
+    embedder:Embedder|None=None, # of `load_embedder`; None: pictures and vessels are compared, features aren't
     columns:tuple=(), # further columns of the table that may give the label away, such as a clinic
     n_boot:int=2000, # resamples of the patients
     seed:int=0, # of the resamples
