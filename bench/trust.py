@@ -28,7 +28,7 @@ from fundus_nbdev.core.files import write_whole
 from fundus_nbdev.photos.field_of_view import crop_fov, find_fov
 from fundus_nbdev.photos.photo import show_photos
 from fundus_nbdev.synth.retina import draw_retina
-from fundus_nbdev.explain import saliency
+from fundus_nbdev.explain.saliency import SALIENCY_METHODS
 from fundus_nbdev.explain.cam import CAM_METHODS
 from fundus_nbdev.explain.gradcam import grad_cam
 from fundus_nbdev.core.errors import ExplainError
@@ -44,7 +44,6 @@ from fundus_nbdev.training.recipe import find_recipe, override
 
 POOLS, SEEDS, SIZE, SEVERITY, RADII = ('avg+max', 'avg'), (0, 1, 2), 160, 1., (.3, .4, .5, .6)
 GALLERY = ('haze', 'over_exposed', 'dark', 'noise') # kinds that are shown
-SALIENCY = ('input_gradients', 'smoothgrad', 'integrated_gradients', 'guided_backprop', 'occlusion', 'guided_grad_cam')
 SLOW = ('scorecam', 'sidu', 'smoothgrad', 'integrated_gradients', 'occlusion') # hundreds of forward passes for a photograph
 FINER = 7 # places a side that the finer layer's maps exceed: 10×10 instead of 5×5 at 160 px
 
@@ -52,7 +51,7 @@ FINER = 7 # places a side that the finer layer's maps exceed: 10×10 instead of 
 def explainers():
     "Name → function: class activation maps at two layers, saliencies, baselines."
     cams = {name + end: partial(grad_cam, method=name, layer=layer) for name in CAM_METHODS for end, layer in (('', None), (f' >{FINER}', FINER)) if not (end and name in SLOW)}
-    return cams | {name: getattr(saliency, name) for name in SALIENCY} | BASELINES
+    return cams | SALIENCY_METHODS | BASELINES
 
 
 def folder_of(pool, seed): return Path('runs')/f'trust-{"avg-" if pool == "avg" else ""}s{seed}'
