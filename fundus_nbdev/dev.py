@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 COMMANDS = { # function → its module
-    'nbdev_test': 'nbdev.test', 'nbdev_export': 'nbdev.doclinks', 'nbdev_clean': 'nbdev.clean', 'prepare': 'nbdev.quarto'}
+    'nbdev_test': 'nbdev.test', 'nbdev_export': 'nbdev.doclinks',
+    'nbdev_clean': 'nbdev.clean', 'prepare': 'nbdev.quarto'}
 
 
 def find(

@@ -32,7 +32,8 @@ from ..core.html import SECTIONS
 # what a run writes
 RUN_FILES = re.compile(
     r'recipe\.toml|log\.txt|report\.html|bundle|figures|checkpoints|tensorboard|wandb|fold\d+|\.unfinished-.*|'
-    r'(split|history|predictions|metrics|baselines|batches|confidence|saliency_location|causes|slices|degradation|stability)\.csv')
+    r'(split|history|predictions|metrics|baselines|batches|confidence|'
+    r'saliency_location|causes|slices|degradation|stability)\.csv')
 
 # %% ../../nbs/07_training/18_run_folder.ipynb #6c0ff28c
 def check_folder(
