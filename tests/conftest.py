@@ -1,6 +1,9 @@
-"Slow tests run where FUNDUS_SLOW is set."
+"Slow tests run where FUNDUS_SLOW is set; where several processes test at once, each computes with one thread."
 import os
-import pytest
+
+if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS', '1') # before torch is imported
+
+import pytest # noqa: E402
 
 
 def pytest_collection_modifyitems(items):

@@ -80,8 +80,8 @@ def test_pictures_are_small(page):
 
 
 def draws(source): # a cell that leaves a figure open, which the notebook then shows
-    "Whether a cell draws by itself."
-    return bool(re.search(r'\bplt\.(subplots|figure)\(', source)) and 'plt.close' not in source and not re.search(r'^#\|\s*(export|data|slow)', source, re.MULTILINE)
+    "Whether a cell draws by itself, not in a function that it only defines."
+    return bool(re.search(r'^(?!    ).*\bplt\.(subplots|figure)\(', source, re.MULTILINE)) and 'plt.close' not in source and not re.search(r'^#\|\s*(export|data|slow)', source, re.MULTILINE)
 
 
 @each_page

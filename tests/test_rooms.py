@@ -48,20 +48,17 @@ def test_every_room_is_there():
     assert {m.split('.')[0] for m in MODULES} == set(ROOMS)
 
 
-def loaded(code): # names of heavy packages, and seconds
-    "Which heavy packages are loaded after some code has run in a new Python, and how long it took there."
-    script = f'import sys, time\nstart = time.perf_counter()\n{code}\nprint(time.perf_counter() - start, *sorted({HEAVY!r} & set(sys.modules)))'
+def loaded(code): # names of heavy packages
+    "Which heavy packages are loaded after some code has run in a new Python."
+    script = f'import sys\n{code}\nprint(*sorted({HEAVY!r} & set(sys.modules)))'
     ran = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True, cwd=ROOT)
-    seconds, *names = ran.stdout.splitlines()[-1].split()
-    return names, float(seconds)
+    return ran.stdout.splitlines()[-1].split()
 
 
-@pytest.mark.parametrize('code, limit', [
-    ('import fundus_nbdev', .2),
-    ('from fundus_nbdev.cli import main\nsys.argv = ["fundus", "--help"]\ntry: main()\nexcept SystemExit: pass', .5),
-    ('from fundus_nbdev.cli import main\nsys.argv = ["fundus", "recipes"]\ntry: main()\nexcept SystemExit: pass', .5),
+@pytest.mark.parametrize('code', [
+    'import fundus_nbdev',
+    'from fundus_nbdev.cli import main\nsys.argv = ["fundus", "--help"]\ntry: main()\nexcept SystemExit: pass',
+    'from fundus_nbdev.cli import main\nsys.argv = ["fundus", "recipes"]\ntry: main()\nexcept SystemExit: pass',
 ], ids=['import', 'help', 'recipes'])
-def test_answers_at_once(code, limit):
-    runs = [loaded(code) for _ in range(3)]
-    assert runs[0][0] == []
-    assert min(seconds for _, seconds in runs) < limit
+def test_answers_without_heavy_packages(code):
+    assert loaded(code) == []
