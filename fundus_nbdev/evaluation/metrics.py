@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PredictionError
-from ..core.registry import Registry, place_of
+from ..core.registry import Registry
 from .bootstrap import estimate, group_totals
 from .confusion import Answers, answers_of, class_rates, cohen_kappa, matthews
 from .scores import Ranking, auc_and_precision, calibration_gaps, photo_errors, rank_classes
@@ -42,10 +42,7 @@ def metric(
 )->Callable: # decorator
     "Register the function below, (truth, probabilities) → float or NaN, as a metric."
     def keep(function):
-        if name in METRICS and place_of(METRICS[name].function) != place_of(function):
-            raise PredictionError(f'metric {name!r} is there already ({place_of(METRICS[name].function)}): '
-                                  'choose another name.')
-        METRICS[name] = Metric(name, function, range, higher, log)
+        METRICS.add(name, Metric(name, function, range, higher, log))
         return function
     return keep
 

@@ -57,8 +57,7 @@ def noisy_copies(
 def smoothgrad(
     model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
-    # None: the predicted class of each photo without noise; else as for `input_gradients`
-    classes:int|list|Tensor|None=None,
+    classes:int|list|Tensor|None=None, # None: the predicted class without noise; else as for `input_gradients`
     n:int=25, # noisy copies of each photo, 1 or more
     noise:float=.15, # standard deviation, as a share of each photo's range of values, 0 or more
     seed:int=0, # names the noise; the global random state is not touched
@@ -135,8 +134,7 @@ def integrated_gradients(
     model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
     classes:int|list|Tensor|None=None, # None: each photo's predicted class; else as for `input_gradients`
-    # what stands for no evidence: a value, or a tensor that fits the photos; 0 is the training set's mean, not black
-    baseline:float|Tensor=0.,
+    baseline:float|Tensor=0., # no evidence: a value, or a tensor that fits the photos; 0 is the mean, not black
     steps:int=50, # places on the way from baseline to photo, 1 or more
     rule:str='gausslegendre', # a name in `RULES`
     bs:int=32, # photos in the network at once

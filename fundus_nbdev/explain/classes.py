@@ -95,8 +95,7 @@ def read_classes(
 # %% ../../nbs/08_explain/02_classes.ipynb #8df54754
 def resolve_classes(
     scores:Tensor, # class scores, (B,N)
-    # None: the predicted class; an int or a list of C: the same for all; (B,C): each photo's own
-    classes:int|list|Tensor|None=None,
+    classes:int|list|Tensor|None=None, # None: the predicted class; int or list: for all photos; (B,C): each photo's own
 )->Tensor: # (B,C), int64, 0…N-1
     "Return the classes to explain, for each photo."
     B, N = scores.shape

@@ -133,8 +133,7 @@ def layer_output(
 def layer_activations(
     model:nn.Module, # any network; exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
-    # the layer, its dotted name, the last with maps larger than this many places a side, or None: the last with maps
-    layer:nn.Module|str|int|None=None,
+    layer:nn.Module|str|int|None=None, # module, dotted name, last with maps of more places than this, or None: last
 )->Tensor: # what the layer returned, (B,…)
     "Return what a layer makes of photos."
     photos = check_photo_batch(x)

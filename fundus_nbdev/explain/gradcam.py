@@ -68,10 +68,8 @@ def explain_once(
 def grad_cam(
     model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
     x:Tensor, # photos, (B,3,H,W), float, normalised as in training
-    # the layer, its dotted name, the last with maps larger than this many places a side, or None: the last with maps
-    layer:nn.Module|str|int|None=None,
-    # None: each photo's predicted class; an int or a list of C: the same for all photos; (B,C): each photo's own
-    classes:int|list|Tensor|None=None,
+    layer:nn.Module|str|int|None=None, # module, dotted name, last with maps of more places than this, or None: last
+    classes:int|list|Tensor|None=None, # None: the predicted class; int or list: for all photos; (B,C): each photo's own
     method:str='gradcam', # a name in `CAM_METHODS`
 )->Tensor: # maps, (B,C,h,w), at least float32, after the paper's ReLU if it has one, never rescaled
     "Show where a photo speaks for a class (Grad-CAM, https://arxiv.org/abs/1610.02391, section 3, and its relatives)."

@@ -99,8 +99,7 @@ def score_gradients(
 def input_gradients(
     model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
-    # None: each photo's predicted class; an int or a list of C: the same for all photos; (B,C): each photo's own
-    classes:int|list|Tensor|None=None,
+    classes:int|list|Tensor|None=None, # None: the predicted class; int or list: for all photos; (B,C): each photo's own
 )->Tensor: # (B,C,channels,H,W), float32 (float64 for a float64 network), signed, never rescaled
     "Return how fast a class score answers to each pixel (Simonyan et al. 2013, https://arxiv.org/abs/1312.6034, 3.1)."
     photos = check_photo_batch(x)

@@ -25,8 +25,7 @@ from .overlay import enlarged
 # %% ../../nbs/08_explain/19_insertion_deletion.ipynb #27679f12
 def replacement(
     x:Tensor, # photos, (B,3,H,W)
-    # 'blur' (Gaussian, a twentieth of the shorter side), a value (0: the mean after normalisation), or photos like x
-    baseline:str|float|Tensor='blur',
+    baseline:str|float|Tensor='blur', # 'blur' (σ: a twentieth of a side), a value (0: the mean), or photos like x
 )->Tensor: # (B,3,H,W)
     "Return what stands in place of a pixel that was taken away."
     if isinstance(baseline, Tensor) and baseline.shape == x.shape: return baseline.to(x)

@@ -156,8 +156,7 @@ def has_part(
 def find_layer(
     model:nn.Module, # any network; unchanged afterwards
     x:Tensor, # photos, (B,3,H,W)
-    # the layer, its dotted name, the last with maps larger than this many places a side, or None: the last with maps
-    layer:nn.Module|str|int|None=None,
+    layer:nn.Module|str|int|None=None, # module, dotted name, last with maps of more places than this, or None: last
 )->str: # dotted name of the layer
     "Return the name of the layer to explain; a size or None costs one forward pass of one photo."
     if not isinstance(layer, (nn.Module, str)): return last_layer(model, x, 0 if layer is None else layer)

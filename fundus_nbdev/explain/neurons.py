@@ -42,8 +42,7 @@ def as_neurons(
 # %% ../../nbs/08_explain/15_neurons.ipynb #d1d85c30
 def choose_neurons(
     peaks:Tensor, # strongest answers, (B,K)
-    # None: each photo's strongest; an int or a list of C: the same for all; (B,C): each photo's own
-    neurons:int|list|Tensor|None=None,
+    neurons:int|list|Tensor|None=None, # None: the strongest; an int or a list: for all photos; (B,C): each photo's own
 )->Tensor: # (B,C), int64, 0…K-1
     "Return the neurons to look at, for each photo; like `resolve_classes`."
     try: return resolve_classes(peaks, neurons)
@@ -75,8 +74,7 @@ def keep_strongest(
 # %% ../../nbs/08_explain/15_neurons.ipynb #5d57a309
 def top_photos(
     model:nn.Module, # any network; exactly as before afterwards
-    # photos (B,channels,H,W), or tuples that begin with them, such as a DataLoader's; read once
-    batches:Iterable,
+    batches:Iterable, # photos (B,channels,H,W), or tuples that begin with them; read once
     layer:nn.Module|str|int|None=None, # as for `layer_activations`; found with the first batch
     neurons:int|list|None=None, # channels of the layer; None: all
     n:int=1, # photos for each neuron, 1 or more
@@ -105,8 +103,7 @@ def neuron_gradients(
     model:nn.Module, # a network with ReLUs; exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
     layer:nn.Module|str|int|None=None, # as for `layer_activations`
-    # None: each photo's strongest; an int or a list of C: the same for all; (B,C): each photo's own
-    neurons:int|list|Tensor|None=None,
+    neurons:int|list|Tensor|None=None, # None: the strongest; an int or a list: for all photos; (B,C): each photo's own
 )->Tensor: # (B,C,channels,H,W), float32 (float64 for a float64 network), signed, never rescaled
     "Run guided backprop from the strongest place of neurons (https://arxiv.org/abs/1412.6806, section 3.4)."
     photos = check_photo_batch(x)
@@ -183,8 +180,7 @@ def draw_neuron(
 # %% ../../nbs/08_explain/15_neurons.ipynb #2d729db9
 def plot_neurons(
     model:nn.Module, # a network with ReLUs; exactly as before afterwards
-    # photos by number: a tensor (N,channels,H,W), a list, or a dataset of tuples that begin with the photo
-    photos:Sequence|Tensor,
+    photos:Sequence|Tensor, # by number: a tensor (N,channels,H,W), a list, or a dataset of tuples (photo, …)
     layer:nn.Module|str|int|None, # as for `top_photos`
     table:pd.DataFrame, # of `top_photos`, for the same layer
     mean:float|Sequence|Tensor=0., # of the photos' normalisation, to show them

@@ -37,8 +37,7 @@ def upsample(
 # %% ../../nbs/08_explain/04_overlay.ipynb #62975457
 def is_flat(
     map:Tensor, # one map, (h,w)
-    # largest difference between places that is still rounding, relative to the largest value
-    tolerance:float=1e-5,
+    tolerance:float=1e-5, # largest difference that is still rounding, relative to the largest value
 )->bool: # True: the map shows no place more than another
     "Check whether a map is empty or the same everywhere."
     map = torch.as_tensor(map).detach().float()

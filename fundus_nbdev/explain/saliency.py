@@ -23,8 +23,7 @@ _all_ = ['input_gradients', 'smoothgrad', 'integrated_gradients', 'guided_backpr
 def saliency(
     model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
-    # None: each photo's predicted class; an int or a list of C: the same for all photos; (B,C): each photo's own
-    classes:int|list|Tensor|None=None,
+    classes:int|list|Tensor|None=None, # None: the predicted class; int or list: for all photos; (B,C): each photo's own
     method:str='input_gradients', # a name in `SALIENCY_METHODS`
     **settings, # of the method, such as steps=20
 )->Tensor: # (B,C,channels,H,W), or (B,C,H,W) of methods that have one number a pixel
