@@ -3,7 +3,6 @@ from typing import Annotated
 
 from torch import nn
 import numpy as np
-import torch
 
 from fundus_nbdev.core.arguments import Between
 from fundus_nbdev.core.html import Section, section

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from fundus_nbdev.photos.photo import cc0_photo, open_photo
 from fundus_nbdev.photos.field_of_view import crop_fov
 from fundus_nbdev.core.errors import ExplainError
-from fundus_nbdev.explain.averaged_gradients import RULES, integrated_gradients, smoothgrad
+from fundus_nbdev.explain.averaged_gradients import RULES, integrated_gradients
 from fundus_nbdev.explain.guided_backprop import guided_backprop, guided_grad_cam
 from fundus_nbdev.explain.gradients import SALIENCY_METHODS, input_gradients
 from fundus_nbdev.explain.occlusion import occlusion
