@@ -7,21 +7,21 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/01_core/arguments.html.md"""
 # %% auto #0
 __all__ = ['TYPE_WORDS', 'Between', 'describe_type', 'as_type', 'check_value', 'check_names', 'complete_arguments']
 
-# %% ../../nbs/01_core/08_arguments.ipynb #bbd54265
+# %% ../../nbs/01_core/08_arguments.ipynb #2fb877eb
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-# %% ../../nbs/01_core/08_arguments.ipynb #0ac8dd67
+# %% ../../nbs/01_core/08_arguments.ipynb #d0822c49
 @dataclass(frozen=True)
 class Between:
     "The smallest and the largest number allowed: `Annotated[float, Between(0, 1)]`."
     low:float # smallest
     high:float # largest
 
-# %% ../../nbs/01_core/08_arguments.ipynb #0a35d6a8
+# %% ../../nbs/01_core/08_arguments.ipynb #13e4eae7
 TYPE_WORDS:dict[Any, str] = {str: 'a text', int: 'a whole number', float: 'a number', bool: 'true or false'}
 
 def describe_type(
@@ -33,9 +33,9 @@ def describe_type(
     if get_origin(kind) is tuple: return f'any of {describe_type(get_args(kind)[0]).removeprefix("one of ")}'
     if get_origin(kind) is not Annotated: return TYPE_WORDS.get(kind, str(kind))
     base, limits = get_args(kind)
-    return f'{describe_type(base)} from {limits.low:,g} to {limits.high:,g}'
+    return f'{describe_type(base)} from {limits.low} to {limits.high}'
 
-# %% ../../nbs/01_core/08_arguments.ipynb #62365e0b
+# %% ../../nbs/01_core/08_arguments.ipynb #4b9623ef
 def as_type(value:Any, kind:Any)->Any: # the value; None where it does not fit
     "Return a value as a plain type, or None."
     if get_origin(kind) is tuple and isinstance(value, str) and not value.startswith('['):
@@ -49,7 +49,7 @@ def as_type(value:Any, kind:Any)->Any: # the value; None where it does not fit
     if kind is float and isinstance(value, int): return float(value)
     return value if isinstance(kind, type) and isinstance(value, kind) else None
 
-# %% ../../nbs/01_core/08_arguments.ipynb #43c48187
+# %% ../../nbs/01_core/08_arguments.ipynb #dc94cd69
 def check_value(
     name:str, # of the argument, for the message
     value:Any, # as a person gave it
@@ -64,7 +64,7 @@ def check_value(
         raise error(f'{name} = {value!r}: expected {describe_type(kind)}.')
     return found
 
-# %% ../../nbs/01_core/08_arguments.ipynb #199b2666
+# %% ../../nbs/01_core/08_arguments.ipynb #4f2308c2
 def check_names(
     given:Collection[str], # as a person wrote them
     known:Collection[str], # those there are
@@ -78,7 +78,7 @@ def check_names(
     hint = f'did you mean {prefix}{near[0]}?' if near else f'there are {", ".join(prefix + name for name in known)}.'
     raise error(f'There is no setting {prefix}{unknown}: {hint}')
 
-# %% ../../nbs/01_core/08_arguments.ipynb #4e2cf3fc
+# %% ../../nbs/01_core/08_arguments.ipynb #d48e513b
 def complete_arguments(
     function:Callable, # with typed arguments; those without a type take anything
     given:dict[str, Any], # argument → value
