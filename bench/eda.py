@@ -40,7 +40,7 @@ def look(folder): # Eda
 
 def words(eda): # dict
     "What is said about a set, and the scores of its tree."
-    return dict(headline=summarise_eda(eda), counts=describe_counts(eda), cameras=describe_cameras(eda.measures), answers=describe_answer(eda), rules=describe_rules(eda.tree.nodes),
+    return dict(headline=summarise_eda(eda), counts=describe_counts(eda), cameras=describe_cameras(eda.measures, eda.cameras), answers=describe_answer(eda), rules=describe_rules(eda.tree.nodes),
                 classes=eda.counts.reset_index().to_dict('records'), scores=eda.tree.scores.round(4).to_dict('index'), chosen=eda.tree.chosen, most_frequent=eda.tree.most_frequent)
 
 

@@ -28,7 +28,6 @@ from fundus_nbdev.core.files import write_whole
 from fundus_nbdev.photos.field_of_view import crop_fov, find_fov
 from fundus_nbdev.photos.photo import show_photos
 from fundus_nbdev.synth.retina import draw_retina
-import fundus_nbdev.explain.saliency # noqa: F401 (registers every method)
 from fundus_nbdev.explain.gradients import SALIENCY_METHODS
 from fundus_nbdev.explain.cam import CAM_METHODS
 from fundus_nbdev.explain.gradcam import grad_cam

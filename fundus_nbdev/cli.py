@@ -106,10 +106,15 @@ def run(
 
 def choose_recipe(name, changes, named): # Recipe
     "Find the recipe that is meant, and change the settings that were named."
-    from fundus_nbdev.training.recipe import find_recipe, override
-    base = find_recipe(name or ('photographs' if named['data.source'] else 'synthetic'))
+    from fundus_nbdev.core.errors import RecipeError
+    from fundus_nbdev.training.recipe import change_values, make_recipe, read_recipe, read_toml, recipe_file
+    file = recipe_file(name or ('photographs' if named['data.source'] else 'synthetic'))
     given = {name: value for name, value in named.items() if value is not None}
-    return override(override(base, changes or []), given)
+    values = change_values(change_values(read_toml(file), changes or []), given)
+    try: return make_recipe(values)
+    except RecipeError:
+        read_recipe(file) # a fault that is in the file is told with its name
+        raise
 
 
 def go_on(folder, **options): # writes into the run folder
@@ -255,8 +260,8 @@ def describe_scored(table, metrics, scoring): # sentences
 
 def print_metrics(table, metrics, scoring): # prints
     "Print what was scored, the metrics over all classes and for each, and what the intervals are."
-    from fundus_nbdev.core.text import counted
-    from fundus_nbdev.evaluation.metrics import format_interval, metric_names, per_class
+    from fundus_nbdev.core.text import counted, listed
+    from fundus_nbdev.evaluation.metrics import format_interval, metric_names, noisy_metrics, per_class
     for sentence in describe_scored(table, metrics, scoring): print(sentence)
     overall = metrics.loc[metric_names([])].reset_index()
     print_rows(['metric', 'value (95 % interval)'],
@@ -266,7 +271,8 @@ def print_metrics(table, metrics, scoring): # prints
     group, n_boot = scoring['group'], metrics.attrs['n_boot']
     over = {'patient': 'patients', None: 'photographs'}.get(group, f'values of {group}')
     if n_boot:
-        print(f'Intervals: BCa bootstrap over {over}, {counted(n_boot, "resample")}; that of ece is only indicative.')
+        print(f'Intervals: BCa bootstrap over {over}, {counted(n_boot, "resample")}; '
+              f'that of {listed(noisy_metrics())} is only indicative.')
     else: print(f'No intervals: they need resamples (--n-boot) and at least two {over}.')
 
 
@@ -333,7 +339,7 @@ def eda(
     source, count = data.expanduser().absolute(), Progress('auto').counter('Looking at photographs')
     out = out or Path('eda')/source.stem
     done = look_at_data(source, out, overwrite, count, names_in(classes) or None, crop, n_examples, n_boot)
-    print(describe_counts(done), describe_cameras(done.measures), '', summarise_eda(done), sep='\n')
+    print(describe_counts(done), describe_cameras(done.measures, done.cameras), '', summarise_eda(done), sep='\n')
     for question, sentences in describe_answer(done).items(): print(f'\n{question}: {" ".join(sentences)}')
     for why in done.unreadable.values(): print(f'Left out: {why}')
     print(f'\nWritten: {out}/eda.html')

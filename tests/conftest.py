@@ -3,10 +3,26 @@ import os
 
 if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS', '1') # before torch is imported
 
+import cv2 # noqa: E402
 import pytest # noqa: E402
+
+from fundus_nbdev.synth.degradations import degrade # noqa: E402
+from fundus_nbdev.synth.retina import draw_retina # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
     if os.environ.get('FUNDUS_SLOW'): return
     for item in items:
         if 'slow' in item.keywords: item.add_marker(pytest.mark.skip(reason='slow: set FUNDUS_SLOW=1 to run it'))
+
+
+@pytest.fixture(scope='session')
+def photos(tmp_path_factory): # a folder per class, 12 photographs and one that is broken
+    folder = tmp_path_factory.mktemp('data')/'photos'
+    for label in ('Good', 'Reject'): (folder/label).mkdir(parents=True)
+    for i in range(6):
+        rgb = draw_retina(i, size=200).rgb
+        cv2.imwrite(str(folder/'Good'/f'{i}.jpg'), rgb[..., ::-1])
+        cv2.imwrite(str(folder/'Reject'/f'{i + 6}.jpg'), degrade(draw_retina(i + 6, size=200).rgb, 'defocus', .9).rgb[..., ::-1])
+    (folder/'Good'/'broken.jpg').write_bytes(b'\xff\xd8 not a photograph')
+    return folder

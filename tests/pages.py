@@ -9,6 +9,12 @@ NBS = ROOT/'nbs'
 ROOMS = ['core', 'photos', 'synth', 'data', 'models', 'evaluation', 'training', 'explain', 'audit', 'errors', 'use'] # each may import from those before it
 
 
+def all_modules()->dict[str, Path]: # 'data.split' → its file
+    "The modules that pages export."
+    files = [file for room in ROOMS for file in sorted((ROOT/'fundus_nbdev'/room).glob('*.py')) if file.stem != '__init__']
+    return {f'{file.parent.name}.{file.stem}': file for file in files}
+
+
 @dataclass(frozen=True)
 class Page:
     "One notebook."

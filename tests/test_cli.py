@@ -1,19 +1,15 @@
 "The command line: what it answers, what it says when something is wrong, and whole small runs."
 from pathlib import Path
 import hashlib
-import os
 import re
 import shutil
-import subprocess
 import sys
 
-import cv2
 import pandas as pd
 import pytest
 
 from fundus_nbdev import cli
-from fundus_nbdev.synth.degradations import degrade
-from fundus_nbdev.synth.retina import draw_retina
+from commands import folder_of, in_shell
 from pages import ROOT
 
 SMALL = ['--epochs', '1', '--size', '48', '--set', 'model.width=4', '--set', 'model.depth=10', '--set', 'training.bs=4']
@@ -33,18 +29,6 @@ def fundus(monkeypatch, capsys): # fundus('run', …) → exit code, what it pri
     return call
 
 
-@pytest.fixture(scope='session')
-def photos(tmp_path_factory): # a folder per class, 12 photographs and one that is broken
-    folder = tmp_path_factory.mktemp('data')/'photos'
-    for label in ('Good', 'Reject'): (folder/label).mkdir(parents=True)
-    for i in range(6):
-        rgb = draw_retina(i, size=200).rgb
-        cv2.imwrite(str(folder/'Good'/f'{i}.jpg'), rgb[..., ::-1])
-        cv2.imwrite(str(folder/'Reject'/f'{i + 6}.jpg'), degrade(draw_retina(i + 6, size=200).rgb, 'defocus', .9).rgb[..., ::-1])
-    (folder/'Good'/'broken.jpg').write_bytes(b'\xff\xd8 not a photograph')
-    return folder
-
-
 @pytest.fixture(scope='module')
 def place(tmp_path_factory): return tmp_path_factory.mktemp('place') # where the runs of this file are written
 
@@ -54,13 +38,6 @@ def here(monkeypatch, place): # the current folder of a run
     monkeypatch.setenv('FUNDUS_CACHE', str(place/'cache'))
     monkeypatch.chdir(place)
     return place
-
-
-def folder_of(text, place): # run folder
-    "The folder of the report that the last line names."
-    found = re.fullmatch(r'Report: (.+report\.html)', text.strip().splitlines()[-1])
-    assert found, text
-    return (place/found[1]).parent
 
 
 # answers
@@ -100,8 +77,8 @@ def test_mistakes_are_explained(fundus, here, words, said):
     assert text.startswith('fundus: ') and not (here/'runs').exists()
 
 
-def test_a_mistake_shows_no_traceback():
-    ran = subprocess.run([sys.executable, '-c', 'from fundus_nbdev.cli import main; main()', 'run', 'dirmdb'], capture_output=True, text=True)
+def test_a_mistake_shows_no_traceback(tmp_path):
+    ran = in_shell(tmp_path, 'run', 'dirmdb')
     assert ran.returncode == 1 and ran.stdout == ''
     assert ran.stderr.startswith('fundus: ') and 'Traceback' not in ran.stderr
 
@@ -120,8 +97,7 @@ def test_a_gallery_has_a_whole_number_of_photographs(fundus, here, n):
 
 @pytest.fixture(scope='module')
 def first(photos, place): # a run and what it printed
-    ran = subprocess.run([sys.executable, '-c', 'from fundus_nbdev.cli import main; main()', 'run', '--data', photos, *SMALL],
-                         cwd=place, env=os.environ | {'FUNDUS_CACHE': str(place/'cache')}, capture_output=True, text=True)
+    ran = in_shell(place, 'run', '--data', photos, *SMALL)
     assert ran.returncode == 0, ran.stderr
     return folder_of(ran.stdout, place), ran.stdout + ran.stderr
 

@@ -49,6 +49,7 @@ from fundus_nbdev.training.onecycle import OneCycleCB
 from fundus_nbdev.training.optimizer import AccumulateCB, adamw
 from fundus_nbdev.training.tracker import KeepBestCB
 from fundus_nbdev.training.ema import EMACB
+from fundus_nbdev.training.tiny import DieCB
 
 TRAIN, VALID, BS = 29, 11, 6 # 29 can be divided neither by 6 nor by 2
 CLASSES = ['Good', 'Usable', 'Reject']
@@ -84,9 +85,6 @@ class AtBatch(Callback):
     def __init__(self, step, act): self.step, self.act = step, act
     def after_batch(self):
         if self.train_iter == self.step: self.act()
-
-
-def die(): raise RuntimeError('died')
 
 
 # What each process does; the names of the checks are those of their results.
@@ -141,7 +139,7 @@ def check_resumed(folder): # undisturbed, and died in the second epoch and resum
         done = train(make_learner('batch', own, augment='dihedral_light', dropout=.2), 3, cbs)
         return done if main_process() else done | {'buffers': []} # batch norm's averages are those of process 0
     whole = run('whole')
-    try: run('died', cbs=[AtBatch(8, die)])
+    try: run('died', cbs=[DieCB(RuntimeError('died'), 'after_batch', 8, order=80)])
     except RuntimeError: pass
     with main_process_first(): state = newest_checkpoint(folder/'died'/'checkpoints')
     resumed = run('died', state)
@@ -334,7 +332,7 @@ norm = 'layer'
 [training]
 epochs = 2
 bs = 6
-format = 'fp32'
+precision = 'fp32'
 """)
     env = os.environ | {'FUNDUS_CACHE': str(tmp_path/'cache'), 'OMP_NUM_THREADS': '1'}
     words = ['-m', 'fundus_nbdev.cli', 'run', str(tmp_path/'recipe.toml'), '--out']

@@ -1,7 +1,6 @@
 "Five things are added, one definition each (newcomer.py), and appear everywhere with no other change."
 from pathlib import Path
 import json
-import os
 import subprocess
 import sys
 import tomllib
@@ -9,16 +8,11 @@ import tomllib
 import pandas as pd
 import pytest
 
-from test_cli import folder_of, photos # noqa: F401 a fixture
+from commands import folder_of, in_shell
 
 MINE = Path(__file__).with_name('newcomer.py')
 ASKED = ['--set', 'model.name=grid', '--set', 'model.width=4', '--set', 'training.monitor=mean_margin', '--set', 'data.degrade=fog',
          '--epochs', '1', '--size', '64', '--set', 'training.bs=4', '--cam', 'energy', '--n-examples', '2']
-
-
-def fundus(place, *words): # as in a shell
-    command = [sys.executable, '-c', 'from fundus_nbdev.cli import main; main()', *map(str, words)]
-    return subprocess.run(command, cwd=place, env=os.environ | {'FUNDUS_CACHE': str(place/'cache')}, capture_output=True, text=True)
 
 
 @pytest.fixture(scope='module')
@@ -26,8 +20,8 @@ def place(tmp_path_factory): return tmp_path_factory.mktemp('extended')
 
 
 @pytest.fixture(scope='module')
-def folder(place, photos): # noqa: F811 of a run that uses all five
-    ran = fundus(place, '--extend', MINE, 'run', '--data', photos, *ASKED)
+def folder(place, photos): # of a run that uses all five
+    ran = in_shell(place, '--extend', MINE, 'run', '--data', photos, *ASKED)
     assert ran.returncode == 0, ran.stderr
     return folder_of(ran.stdout, place)
 
@@ -64,20 +58,20 @@ def test_a_section_is_in_the_report(folder):
 def test_the_command_line_compares_by_a_metric(place, folder):
     other = folder/'other.csv'
     other.write_text((folder/'predictions.csv').read_text())
-    ran = fundus(place, '--extend', MINE, 'evaluate', folder/'predictions.csv', other, '--metric', 'mean_margin', '--n-boot', '100')
+    ran = in_shell(place, '--extend', MINE, 'evaluate', folder/'predictions.csv', other, '--metric', 'mean_margin', '--n-boot', '100')
     assert ran.returncode == 0 and 'mean_margin of a' in ran.stdout, ran.stderr
 
 
 @pytest.mark.parametrize('setting, said', [('model.name=grid', "network 'grid' is not known"), ('data.degrade=fog', "expected one of 'defocus'"),
                                            ('training.monitor=mean_margin', "expected one of 'accuracy'")])
-def test_nothing_of_it_is_known_without_the_file(place, photos, setting, said): # noqa: F811
-    ran = fundus(place, 'run', '--data', photos, '--set', setting)
+def test_nothing_of_it_is_known_without_the_file(place, photos, setting, said):
+    ran = in_shell(place, 'run', '--data', photos, '--set', setting)
     assert ran.returncode == 1 and said in ran.stderr
 
 
-def test_arguments_are_checked_against_the_signature(place, photos): # noqa: F811
+def test_arguments_are_checked_against_the_signature(place, photos):
     for setting, said in [('model.widht=4', 'did you mean model.width?'), ('model.width=65', 'a whole number from 1 to 64'), ('model.depth=18', 'no setting model.depth')]:
-        ran = fundus(place, '--extend', MINE, 'run', '--data', photos, '--set', 'model.name=grid', '--set', setting)
+        ran = in_shell(place, '--extend', MINE, 'run', '--data', photos, '--set', 'model.name=grid', '--set', setting)
         assert ran.returncode == 1 and said in ran.stderr, ran.stderr
 
 

@@ -11,15 +11,15 @@ import sys
 import pytest
 import yaml
 
-from pages import NBS, ROOMS, ROOT, all_pages, readme
+from pages import NBS, ROOMS, ROOT, all_modules, all_pages, readme
 
 PAGES = all_pages()
 EXPORTING = [p for p in PAGES if p.exports()]
-MODULES = sorted(f for room in ROOMS for f in (ROOT/'fundus_nbdev'/room).glob('*.py') if f.stem != '__init__')
+MODULES = all_modules()
 MACHINE_PATH = re.compile(r'(?<![\w.:/])/(work|root|home|tmp|Users|mnt|opt|private|var/folders)/\S+')
 COMMANDS = ["pip install -e . && fundus run", "pip install -e '.[dev]' && nbdev_test && pytest"]
 each_page = pytest.mark.parametrize('page', PAGES, ids=[p.name for p in PAGES])
-each_module = pytest.mark.parametrize('module', MODULES, ids=[f'{m.parent.name}.{m.stem}' for m in MODULES])
+each_module = pytest.mark.parametrize('module', MODULES.values(), ids=MODULES)
 
 
 def is_test(source): return bool(re.search(r'\bassert\b|\btest_\w+\(|expect_fail|ExceptionExpected', source))

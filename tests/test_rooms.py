@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from pages import ROOMS, ROOT
+from pages import ROOMS, ROOT, all_modules
 
 PACKAGE = ROOT/'fundus_nbdev'
-MODULES = {'.'.join(f.relative_to(PACKAGE).with_suffix('').parts): f for room in ROOMS for f in sorted((PACKAGE/room).glob('*.py')) if f.stem != '__init__'}
+MODULES = all_modules()
 HEAVY = {'torch', 'torchvision', 'fastai', 'pandas', 'numpy', 'cv2', 'matplotlib', 'sklearn', 'scipy', 'PIL'}
 
 
@@ -59,6 +59,7 @@ def loaded(code): # names of heavy packages
     'import fundus_nbdev',
     'from fundus_nbdev.cli import main\nsys.argv = ["fundus", "--help"]\ntry: main()\nexcept SystemExit: pass',
     'from fundus_nbdev.cli import main\nsys.argv = ["fundus", "recipes"]\ntry: main()\nexcept SystemExit: pass',
-], ids=['import', 'help', 'recipes'])
+    'from fundus_nbdev.cli import main\nsys.argv = ["fundus", "run", "--set", "training.epochz=1"]\ntry: main()\nexcept SystemExit: pass',
+], ids=['import', 'help', 'recipes', 'misspelt'])
 def test_answers_without_heavy_packages(code):
     assert loaded(code) == []

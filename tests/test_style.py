@@ -7,11 +7,11 @@ import inspect
 import pytest
 
 from fundus_nbdev.core import errors
-from pages import ROOMS, ROOT, all_pages
+from pages import ROOT, all_modules, all_pages
 
 PACKAGE = ROOT/'fundus_nbdev'
 FILES = sorted(file for file in PACKAGE.rglob('*.py') if file.name != '_modidx.py')
-MODULES = [file for file in FILES if file.parent.name in ROOMS and file.stem != '__init__']
+MODULES = list(all_modules().values())
 TREES = {file: ast.parse(file.read_text(encoding='utf-8')) for file in FILES}
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 LONG_PAGES = { # pages with more than 60 cells, and why

@@ -56,6 +56,7 @@ def count_cameras(
 # %% ../../nbs/09_audit/03_cameras.ipynb #a4b7d58b
 def describe_cameras(
     measures:pd.DataFrame, # of `measure_table`
+    cameras:pd.Series, # of `name_cameras`, for the same rows
 )->str: # two sentences
     "Describe sizes and cameras in words."
     known = measures.dropna(subset=['width'])
@@ -69,5 +70,5 @@ def describe_cameras(
     named = int((known.camera.astype(object).fillna('') != '').sum())
     camera = 'None names its camera; by size'
     if named: camera = f'{named:,} of {len(known):,} name their camera; by name, size'
-    groups = name_cameras(known).nunique()
+    groups = cameras[measures['width'].notna()].nunique()
     return f'{size} {camera} and shape of the field they fall into {counted(groups, "group")}.'

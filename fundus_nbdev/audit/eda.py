@@ -39,9 +39,11 @@ from ..core.errors import AuditError
 from ..core.files import write_whole
 from ..core.html import as_jpeg, as_png, as_uri, render_page
 from ..core.text import counted, listed
-from ..data.photo_table import classes_of, double_problems, shape_problems, value_problems
+from ..data.photo_table import double_problems, shape_problems, value_problems
 from ..data.table import read_table
 from ..photos.photo import show_photos
+from ..core.text import numbered
+from ..data.photo_table import count_photos
 
 # %% ../../nbs/09_audit/09_eda.ipynb #db316395
 def check_audit_table(
@@ -49,9 +51,8 @@ def check_audit_table(
 )->pd.DataFrame: # the same table
     "Raise an AuditError for a table whose photographs, labels or patients aren't known."
     problems = list(shape_problems(table)) or [*value_problems(table), *double_problems(table)]
-    if not problems: return table
-    lines = [f'{i}. {problem}' for i, problem in enumerate(problems, 1)]
-    raise AuditError('\n'.join(['These photographs cannot be looked at:', *lines]))
+    if problems: raise AuditError(numbered('These photographs cannot be looked at:', problems))
+    return table
 
 # %% ../../nbs/09_audit/09_eda.ipynb #fa7bbc37
 def class_counts(
@@ -59,10 +60,11 @@ def class_counts(
     unreadable:Collection[str]=(), # paths that could not be read
 )->pd.DataFrame: # index: classes, then 'all'; columns photographs, share, patients, unreadable
     "Count photographs and patients of each class."
-    parts = {name: table[table.label == name] for name in classes_of(table)} | {'all': table}
-    rows = [{'photographs': len(part), 'share': len(part) / len(table), 'patients': part.patient.nunique(),
-             'unreadable': int(part.path.isin(list(unreadable)).sum())} for part in parts.values()]
-    return pd.DataFrame(rows, index=pd.Index(parts, name='class'))
+    counts = count_photos(table.drop(columns='split', errors='ignore')).droplevel(1, axis=1)
+    broken = table.label[table.path.isin(list(unreadable))].value_counts().reindex(counts.index, fill_value=0)
+    broken['all'] = broken.sum()
+    counts = counts.assign(share=counts.photographs / len(table), unreadable=broken)
+    return counts[['photographs', 'share', 'patients', 'unreadable']]
 
 # %% ../../nbs/09_audit/09_eda.ipynb #a8abafd8
 @dataclass(frozen=True, eq=False)
@@ -224,7 +226,7 @@ def render_eda(
              for first, second in pairs_to_ask(eda.classes)}
     return render_page(
         'eda.html.jinja', name=eda.name, question=main_question(eda.classes), headline=summarise_eda(eda),
-        counted=describe_counts(eda), cameras=describe_cameras(eda.measures), answers=answers, note=note,
+        counted=describe_counts(eda), cameras=describe_cameras(eda.measures, eda.cameras), answers=answers, note=note,
         rules=describe_rules(eda.tree.nodes) if eda.tree and eda.tree.useful else [],
         classes=eda.classes, colours=class_colours(eda.classes), charts=charts,
         separations=[(title, charts[key]) for title, key in pairs.items() if key in charts],

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .properties import or_reason
+from ..core.parallel import or_reason
 from ..core.errors import AuditError
 from ..core.parallel import map_threads
 from ..data.pairs import most_alike

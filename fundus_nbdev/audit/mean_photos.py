@@ -16,10 +16,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .differences import class_colours
-from .properties import or_reason
-from ..core.parallel import map_threads
+from ..core.parallel import or_reason
 from ..data.pixels import CROPS
 from ..data.photo_table import classes_of
+from ..core.parallel import each_in_threads
 
 # %% ../../nbs/09_audit/08_mean_photos.ipynb #a70196ca
 @dataclass(eq=False)
@@ -72,10 +72,10 @@ def sum_pixels(
 )->tuple[dict[str, PixelSums], dict[str, np.ndarray]]: # class → sums; path → photograph, (size,size,3), uint8
     "Sum up all photographs, class by class, and keep a few of them."
     sums, kept = {name: PixelSums.empty(size) for name in classes_of(table)}, {}
-    def load(path): return or_reason(lambda path: CROPS[crop](path, size), path)
+    def load(path): return or_reason(lambda path: CROPS.find(crop)(path, size), path)
     for start in range(0, len(table), 64):
         batch = table.iloc[start:start + 64]
-        for path, label, photo in zip(batch.path, batch.label, map_threads(load, list(batch.path))):
+        for path, label, photo in zip(batch.path, batch.label, each_in_threads(load, list(batch.path))):
             if isinstance(photo, str): continue # the reason
             sums[label].add(photo)
             if path in keep: kept[path] = photo

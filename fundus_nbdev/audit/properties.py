@@ -6,11 +6,12 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/09_audit/properties.html.md"""
 
 # %% auto #0
 __all__ = ['LUMINANCE_TABLE', 'PROPERTIES', 'CONTENT', 'WORDS', 'MEASURED_COLUMNS', 'jpeg_quality', 'file_properties',
-           'frame_properties', 'content_properties', 'measure_photo', 'or_reason', 'measure_each', 'measure_factors',
-           'file_stamp', 'kept_measures', 'measure_table']
+           'frame_properties', 'content_properties', 'measure_photo', 'measure_each', 'measure_factors', 'file_stamp',
+           'kept_measures', 'measure_table']
 
 # %% ../../nbs/09_audit/01_properties.ipynb #c5155b80
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 import os
 import time
@@ -22,11 +23,11 @@ from PIL import Image, UnidentifiedImageError
 
 from ..core.errors import AuditError
 from ..core.files import write_whole
-from ..core.parallel import map_threads
 from ..data.photo_table import file_of
 from ..photos.factors import FACTORS, quality_factors
 from ..photos.field_of_view import FieldOfView, crop_fov, find_fov
 from ..photos.photo import open_photo
+from ..core.parallel import each_in_threads, or_reason
 
 # %% ../../nbs/09_audit/01_properties.ipynb #9a96c80d
 LUMINANCE_TABLE = sorted([ # of ITU-T T.81, table K.1
@@ -138,16 +139,6 @@ def measure_photo(
     return (size | file_properties(path) | frame_properties(rgb, fov) | content_properties(rgb, fov)
             | quality_factors(rgb, fov))
 
-# %% ../../nbs/09_audit/01_properties.ipynb #68131002
-def or_reason(
-    function:Callable, # of a path
-    path:str, # a photo
-): # the function's answer; text where it failed
-    "Call a function with a photograph's path; return the reason as text where it fails."
-    try: return function(path)
-    except Exception as error: # one photo of thousands must not end the job; the reason is reported
-        return f'{type(error).__name__}: {error}'
-
 # %% ../../nbs/09_audit/01_properties.ipynb #3b613ea9
 def measure_each(
     function:Callable, # of a path, to a dict
@@ -158,12 +149,10 @@ def measure_each(
 )->pd.DataFrame: # index: path; NaN where a photo can't be read, attrs['unreadable'] says why
     "Measure each photograph, on all cores, and return a row for each."
     found:dict[str, dict|str] = {}
-    def measure(path): found[path] = or_reason(function, path)
-    def shown(done, n):
-        if progress: progress(done, n)
+    for path, answer in zip(paths, each_in_threads(partial(or_reason, function), paths, progress)):
+        found[path] = answer
         if keep: keep(found)
-    map_threads(measure, paths, shown)
-    return _as_table({path: found[path] for path in paths}, columns)
+    return _as_table(found, columns)
 
 def _as_table(found, columns):
     "Return answers as a table, with the reasons beside it."

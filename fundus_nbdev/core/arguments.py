@@ -10,9 +10,10 @@ __all__ = ['TYPE_WORDS', 'Between', 'describe_type', 'as_type', 'check_value', '
 # %% ../../nbs/01_core/08_arguments.ipynb #2fb877eb
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from .text import nearest_word
 
 # %% ../../nbs/01_core/08_arguments.ipynb #d0822c49
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Between:
     low:float # smallest
     high:float # largest
 
+    def __contains__(self, value): return self.low <= value <= self.high
+
 # %% ../../nbs/01_core/08_arguments.ipynb #13e4eae7
 TYPE_WORDS:dict[Any, str] = {str: 'a text', int: 'a whole number', float: 'a number', bool: 'true or false'}
 
 def describe_type(
-    kind:Any, # a type, Literal, tuple[str, ...] or Annotated with `Between`
+    kind:Any, # a type, Literal, tuple[str, ...], or Annotated with what it must be in: `Between`, a registry
 )->str: # 'a whole number', "one of 'batch', 'group'", 'a number from 0 to 1'
     "Say in words what a type allows."
     if get_origin(kind) is Literal: return f'one of {", ".join(map(repr, get_args(kind)))}'
@@ -33,6 +36,7 @@ def describe_type(
     if get_origin(kind) is tuple: return f'any of {describe_type(get_args(kind)[0]).removeprefix("one of ")}'
     if get_origin(kind) is not Annotated: return TYPE_WORDS.get(kind, str(kind))
     base, limits = get_args(kind)
+    if not isinstance(limits, Between): return f'one of {", ".join(map(repr, limits))}'
     return f'{describe_type(base)} from {limits.low} to {limits.high}'
 
 # %% ../../nbs/01_core/08_arguments.ipynb #4b9623ef
@@ -60,7 +64,7 @@ def check_value(
     if kind not in TYPE_WORDS and get_origin(kind) not in (tuple, Literal, Annotated): return value
     base, limits = get_args(kind) if get_origin(kind) is Annotated else (kind, None)
     found = as_type(value, base)
-    if found is None or (limits and not limits.low <= found <= limits.high):
+    if found is None or (limits is not None and found not in limits):
         raise error(f'{name} = {value!r}: expected {describe_type(kind)}.')
     return found
 
@@ -74,8 +78,8 @@ def check_names(
     "Raise an error for a name that is not known, with the one that was probably meant."
     unknown = next((name for name in given if name not in known), None)
     if unknown is None: return
-    near = get_close_matches(unknown, known, 1)
-    hint = f'did you mean {prefix}{near[0]}?' if near else f'there are {", ".join(prefix + name for name in known)}.'
+    near = nearest_word(unknown, known)
+    hint = f'did you mean {prefix}{near}?' if near else f'there are {", ".join(prefix + name for name in known)}.'
     raise error(f'There is no setting {prefix}{unknown}: {hint}')
 
 # %% ../../nbs/01_core/08_arguments.ipynb #d48e513b

@@ -1,4 +1,4 @@
-"""Every error that a person can mend, a dozen in all, each a kind of Python's own `ValueError` or `OSError`.
+"""Every error that a person can mend, thirteen in all, each a kind of Python's own `ValueError` or `OSError`.
 
 Docs: https://fundus-nbdev.github.io/fundus_nbdev/01_core/errors.html.md"""
 

@@ -109,7 +109,7 @@ class Progress:
 # %% ../../nbs/01_core/06_progress.ipynb #5a6e102c
 class ProgressCounter:
     "Show how many of a number of things are done; call it with what is done and the total."
-    pauses = {'bar': .1, 'lines': 10., 'none': math.inf} # least time between two signs of life, s
+    pauses = {'bar': .1, 'lines': 10.} # least time between two signs of life, s
 
     def __init__(self,
         progress:Progress, # where to show it

@@ -9,8 +9,9 @@ __all__ = ['Registry', 'place_of', 'is_again']
 
 # %% ../../nbs/01_core/05_registry.ipynb #58fa7c30
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
+
+from .text import nearest_word
 
 # %% ../../nbs/01_core/05_registry.ipynb #9fb8edf1
 class Registry(dict):
@@ -37,8 +38,8 @@ class Registry(dict):
     def find(self, name:str)->Any: # what has that name
         "Return what has a name, or raise the registry's error with the names there are."
         if name in self: return self[name]
-        near = get_close_matches(str(name), self, 1)
-        hint = f' Did you mean {near[0]!r}?' if near else ''
+        near = nearest_word(name, self)
+        hint = f' Did you mean {near!r}?' if near else ''
         raise self.error(f'{self.kind} {name!r} is not known: expected one of {", ".join(map(repr, self))}.{hint}')
 
 # %% ../../nbs/01_core/05_registry.ipynb #6af17ccc

@@ -8,7 +8,6 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/04_data/corrections.html.md"""
 __all__ = ['REMOVE', 'read_corrections', 'check_corrections', 'correct_labels']
 
 # %% ../../nbs/04_data/16_corrections.ipynb #39f0a6e6
-from difflib import get_close_matches
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +15,7 @@ import pandas as pd
 from ..core.errors import TableError
 from ..core.text import counted, some
 from .photo_table import classes_of
+from ..core.text import nearest_word
 
 # %% ../../nbs/04_data/16_corrections.ipynb #46082714
 REMOVE = 'remove' # in the column corrected: leave the photograph out
@@ -55,8 +55,8 @@ def check_corrections(
                          f'{some(unknown.path)}. The paths must be those of the run that was reviewed.')
     for line, path, label, corrected in changes.itertuples():
         if corrected not in allowed:
-            near = get_close_matches(corrected, allowed, 1)
-            hint = f': did you mean {near[0]!r}?' if near else '.'
+            near = nearest_word(corrected, allowed)
+            hint = f': did you mean {near!r}?' if near else '.'
             raise TableError(f'{file}, line {line}: corrected is {corrected!r}{hint} '
                              f'Expected one of {", ".join(allowed[:-1])}, or {REMOVE}.')
         if label_of[path] not in (label, corrected):

@@ -34,6 +34,7 @@ from fundus_nbdev.data.copies import (
 from .pairs import hold_together, join
 from .vessels import likeness, partners, vessel_thumbnails
 from ..photos.field_of_view import load_crop
+from ..core.parallel import or_reason
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #8c748b13
 STEPS = 25 # grey levels of the vessel thumbnail for each unit
@@ -92,9 +93,9 @@ class Thumbnails:
 
     def add(self, row:int)->None:
         "Open one photograph and keep its thumbnails."
-        try: made = thumbnail_of(self.paths[row])
-        except Exception as error: # one photo of thousands must not end the search; the reason is reported
-            self.unreadable[self.paths[row]] = f'{type(error).__name__}: {error}'
+        made = or_reason(thumbnail_of, self.paths[row])
+        if isinstance(made, str):
+            self.unreadable[self.paths[row]] = made
             made = Thumbnail(*(np.zeros((side, side), np.uint8) for side in (SIDE, 96, 24)))
         self.grey[row], self.vessels[row] = made.grey, made.vessels
         self.coarse[row], self.looks[row] = made.coarse, detail_vectors(made.grey)
@@ -174,7 +175,7 @@ def near_duplicates(
     least:float=.47, # likeness of the vessels
     progress:Callable|None=None, # called with photographs opened, and all
 )->list[list[str]]: # groups of two or more paths, the largest first
-    "Group photographs that seem to show the same eye, and identical files. Opens all photographs."
+    "Group photographs that seem to show the same eye, and identical files (opens all; writes temporary files)."
     paths = list(dict.fromkeys(table.path))
     with closing(make_thumbnails(paths, progress)) as made:
         eyes = same_eyes(made, eye_pairs(made, np.arange(len(paths))), least)

@@ -22,6 +22,7 @@ from ..core.errors import PhotoError, TableError
 from ..core.parallel import map_threads
 from ..core.text import counted, some
 from ..photos.photo import open_photo
+from ..core.text import numbered
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #4b37293e
 def file_of(
@@ -199,7 +200,5 @@ def check_table(
         problems += [*split_problems(table), *double_problems(table)]
         if files: problems += file_problems(table)
         if open_files: problems += broken_problems(table)
-    if problems:
-        numbered = [f'{i}. {problem}' for i, problem in enumerate(problems, 1)]
-        raise TableError('\n'.join(['This table cannot be used:', *numbered]))
+    if problems: raise TableError(numbered('This table cannot be used:', problems))
     return table

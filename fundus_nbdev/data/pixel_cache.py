@@ -109,7 +109,7 @@ def prune_cache(
     keep:str='', # name of a cache that stays in any case
     need:int=0, # room that is wanted for a new cache, bytes
 )->list[str]: # names of what was removed
-    "Remove old leftovers, then the caches unused for longest, until the rest and `need` are within the limit."
+    "Remove old leftovers, then the caches unused for longest, until the rest and `need` fit (removes files)."
     room, removed = cache_limit() - need, []
     def leaves_late(entry): return entry.whole and entry.name != keep, -entry.used
     for entry in sorted(_entries(), key=leaves_late): # what stays comes first

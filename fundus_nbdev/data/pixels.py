@@ -62,7 +62,7 @@ def _decode(
     array:np.ndarray, # uint8, (N,size,size,3); written into
     paths:list[str], # photographs, N
     crop:str, # one of `CROPS`
-    progress:Callable, # called with photographs done and their total
+    progress:Callable|None, # called with photographs done and their total
 )->dict[int, str]: # position of each photograph that could not be read → why
     "Decode and crop all photographs into an array, in threads."
     bad = {}
@@ -89,7 +89,7 @@ def _decode_into(
     paths:list[str], # photographs
     size:int, # side of the square, px
     crop:str, # one of `CROPS`
-    progress:Callable, # called with photographs done and their total
+    progress:Callable|None, # called with photographs done and their total
 )->None:
     "Write the cache `stem`.npy and, as a sign that it is whole, `stem`.json."
     bad = {}
@@ -114,7 +114,7 @@ def cache_pixels(
     paths:list[str], # photographs
     size:int=224, # side of the square, px
     crop:str='fov', # one of `CROPS`
-    progress:Callable[[int, int], None]=lambda done, total: None, # called with photographs done and their total
+    progress:Callable[[int, int], None]|None=None, # called with photographs done and their total
 )->Pixels: # one picture for each path, in order
     "Read photographs as squares from the cache, or decode them into it. Writes and removes files there."
     CROPS.find(crop)

@@ -9,6 +9,7 @@ __all__ = ['SAMPLERS', 'sampler', 'draw_shuffled', 'draw_balanced', 'draw_weight
 
 # %% ../../nbs/04_data/14_samplers.ipynb #8a47a029
 from collections.abc import Callable
+from inspect import Parameter, signature
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,7 @@ from ..core.registry import Registry
 
 # %% ../../nbs/04_data/14_samplers.ipynb #5db1417e
 SAMPLERS = Registry('sampler', TableError) # name → function of a random generator, codes and weights
-
-def sampler(
-    name:str, # by which a recipe asks for it
-)->Callable: # decorator
-    "Register a function of (random, codes, weights) that gives the order of an epoch."
-    return SAMPLERS.register(name)
+sampler = SAMPLERS.register # decorator of a function of (random, codes, weights) that gives the order of an epoch
 
 # %% ../../nbs/04_data/14_samplers.ipynb #cb623adf
 @sampler('shuffle')
@@ -49,8 +45,8 @@ def draw_balanced(
     often = []
     for own, n in zip(members, wanted):
         rounds = [random.permutation(own) for _ in range(-(-n // len(own)))]
-        often += np.concatenate(rounds)[:n].tolist()
-    return random.permutation(np.array(often))
+        often.append(np.concatenate(rounds)[:n])
+    return random.permutation(np.concatenate(often))
 
 # %% ../../nbs/04_data/14_samplers.ipynb #399a1ea6
 @sampler('weighted')
@@ -68,7 +64,7 @@ def sample_weights(
 )->np.ndarray: # (N,), float, 0 or more
     "Read the column `weight`, or raise a TableError that says what is wrong with it."
     if 'weight' not in table:
-        raise TableError("The sampler 'weighted' needs a column `weight` in the photo table: "
+        raise TableError('This order needs a column `weight` in the photo table: '
                          'a number of 0 or more for each photograph.')
     weights = pd.to_numeric(table.weight, errors='coerce').to_numpy(float)
     if not (weights >= 0).all() or not weights.sum():
@@ -84,6 +80,7 @@ def make_sampler(
 )->Callable[[np.random.Generator], np.ndarray]: # takes a random generator, gives the order of an epoch
     "Make the function that draws the order of an epoch."
     draw, codes = SAMPLERS.find(kind), pd.Categorical(table.label).codes
-    weights = sample_weights(table) if kind == 'weighted' else None
+    needed = signature(draw).parameters['weights'].default is Parameter.empty
+    weights = sample_weights(table) if needed else None
     def draw_epoch(random): return draw(random, codes, weights)
     return draw_epoch

@@ -22,6 +22,7 @@ from ..core.files import write_whole
 from ..core.text import counted, some
 from .copies import same_files
 from .photo_table import check_table, classes_of
+from ..core.text import numbered
 
 # %% ../../nbs/04_data/10_split.ipynb #b6eaf18c
 def largest_remainder(
@@ -217,9 +218,7 @@ def check_split(
         train = set(table.label[table.split == 'train'])
         absent = [name for name in classes_of(table) if name not in train]
         if absent: problems.append(f'no photograph of class {", ".join(absent)} to train on')
-    if problems:
-        numbered = [f'{i}. {problem}' for i, problem in enumerate(problems, 1)]
-        raise TableError('\n'.join(['This split cannot be used:', *numbered]))
+    if problems: raise TableError(numbered('This split cannot be used:', problems))
     return table
 
 # %% ../../nbs/04_data/10_split.ipynb #fd32bb1a

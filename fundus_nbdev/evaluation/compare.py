@@ -21,7 +21,7 @@ from scipy.stats import binom
 from ..core.errors import PredictionError
 from .bootstrap import estimate, estimate_and_resamples
 from .confusion import answers_of
-from .metrics import METRICS, NOISY
+from .metrics import METRICS, noisy_metrics
 from .paired import match_photos, paired, run_statistic
 
 # %% ../../nbs/06_evaluation/11_compare.ipynb #7bd79521
@@ -66,7 +66,7 @@ def compare(
     score_b, n_groups = run_statistic(part_b, group, split, fold)[0], answers.n_groups
 
     def difference(weights): return score_a(weights) - score_b(weights)
-    table = difference_table(difference, names, n_groups, n_boot, seed, NOISY).rename_axis('metric')
+    table = difference_table(difference, names, n_groups, n_boot, seed, noisy_metrics()).rename_axis('metric')
     once = np.ones((1, n_groups), np.int32)
     table.insert(0, 'a', score_a(once)[0])
     table.insert(1, 'b', score_b(once)[0])
@@ -152,7 +152,7 @@ def rank_models(
 )->pd.DataFrame: # index model, best first; columns value, low, high
     "Rank networks by one metric, each value with its 95 % interval."
     values, n_groups = models_statistic(match_photos(tables, group, split, common), metric, group, split, fold)
-    noisy = tuple(tables) if metric in NOISY else ()
+    noisy = tuple(tables) if metric in noisy_metrics() else ()
     table = estimate(values, list(tables), n_groups, n_boot, seed, noisy).rename_axis('model')
     lowest_first = metric in METRICS and not METRICS[metric].higher
     return table.sort_values('value', ascending=lowest_first, kind='stable')
@@ -194,7 +194,8 @@ def compare_models(
         found = values(weights)
         return found[:, left] - found[:, right]
     numbers = list(range(len(pairs)))
-    table = difference_table(differences, numbers, n_groups, n_boot, seed, tuple(numbers) if metric in NOISY else ())
+    noisy = tuple(numbers) if metric in noisy_metrics() else ()
+    table = difference_table(differences, numbers, n_groups, n_boot, seed, noisy)
     value = values(np.ones((1, n_groups), np.int32))[0]
     described = pd.DataFrame(pairs, columns=['a', 'b']).assign(value_a=value[left], value_b=value[right])
     return described.join(table).assign(p_holm=holm(table['p']))

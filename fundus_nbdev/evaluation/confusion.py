@@ -9,10 +9,11 @@ __all__ = ['Answers', 'groups_of', 'answers_of', 'confusion', 'plot_confusion', 
 
 # %% ../../nbs/06_evaluation/05_confusion.ipynb #039e64eb
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+if TYPE_CHECKING: from matplotlib.figure import Figure # else loaded when something is drawn
 
 from ..core.errors import PredictionError
 from .predictions import classes_of_predictions, probabilities, scored_part
@@ -74,8 +75,9 @@ def confusion(
 def plot_confusion(
     predictions:pd.DataFrame, # prediction table
     split:str|list|None=None, # part to score, as for `scored_part`
-)->Figure: # one panel; save it with .savefig
+)->'Figure': # one panel; save it with .savefig
     "Draw the confusion matrix: counts, and the share of each true class in colour and per cent."
+    from matplotlib.figure import Figure
     counts = confusion(predictions, split)
     shares = counts.to_numpy() / np.maximum(counts.sum(axis=1).to_numpy()[:, None], 1)
     side = 1.3 + .85 * len(counts)

@@ -21,6 +21,7 @@ from ..core.errors import PredictionError
 from .confusion import Answers, answers_of
 from .curves import precision_recall, precision_recall_band, roc, roc_band
 from .metrics import evaluate, format_interval
+from .metrics import classes_of_metrics
 
 # %% ../../nbs/06_evaluation/09_curve_figures.ipynb #b82b873a
 CLASS_COLOURS = ( # of Okabe and Ito
@@ -197,7 +198,7 @@ def plot_classes(
     kinds:tuple[str, ...]=('recall', 'precision', 'f1'), # metrics that each class has
 )->Figure: # save it with .savefig
     "Draw a row for each metric of each class: a dot, its interval, and both as text."
-    classes = [name.removeprefix('specificity_') for name in metrics.index if name.startswith('specificity_')]
+    classes = classes_of_metrics(metrics)
     rows, names = (len(classes) + 1) * len(kinds), {'f1': 'F1', 'auc': 'AUC'}
     figure = Figure(figsize=(4.6, .5 + .24 * rows), dpi=90, layout='constrained')
     axes = figure.subplots()

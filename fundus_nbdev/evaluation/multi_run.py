@@ -17,7 +17,7 @@ from scipy.stats import t
 from ..core.errors import PredictionError
 from .bootstrap import estimate, resample
 from .confusion import Answers, ratio
-from .metrics import METRICS, NOISY
+from .metrics import METRICS, noisy_metrics
 from .paired import match_photos, run_statistic
 
 # %% ../../nbs/06_evaluation/12_multi_run.ipynb #e42090a0
@@ -87,7 +87,7 @@ def evaluate_runs(
     check_runs(len(tables), interval)
     mean, own, names, answers = mean_statistic(match_photos(tables, group, split), group, split, fold)
     fixed = interval == 'fixed'
-    table = estimate(mean, names, answers.n_groups, n_boot if fixed else 0, seed, NOISY).rename_axis('metric')
+    table = estimate(mean, names, answers.n_groups, n_boot if fixed else 0, seed, noisy_metrics()).rename_axis('metric')
     if not fixed and n_boot and answers.n_groups > 1:
         resamples = resample(mean, answers.n_groups, n_boot, seed)
         over_patients = pd.DataFrame(resamples).var().to_numpy()

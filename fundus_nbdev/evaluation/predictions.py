@@ -193,8 +193,7 @@ def prediction_table(
 # %% ../../nbs/06_evaluation/01_predictions.ipynb #2f87c04a
 def scored_part(
     predictions:pd.DataFrame, # prediction table
-    # 'train', 'valid', 'test' or several; None: test, or every row where there is no split (out of fold, or elsewhere)
-    split:str|list|None=None, # part to score
+    split:str|list|None=None, # 'train', 'valid', 'test' or several; None: test, or every row where there is no split
 )->pd.DataFrame: # the rows to score, labelled and checked
     "Return the rows that a score may be computed on."
     if not isinstance(predictions, pd.DataFrame) or 'split' not in predictions:

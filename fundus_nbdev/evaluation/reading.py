@@ -178,6 +178,7 @@ def complete_columns(
 # %% ../../nbs/06_evaluation/02_reading.ipynb #6984f627
 def value_hints(
     predictions:pd.DataFrame, # a table that failed the check, numbers as the file has them
+    values:str='probabilities', # how it was read
 )->list[str]: # one line for each option
     "Suggest `decimal` or `values` by what the columns p_<class> hold."
     text = predictions[[f'p_{c}' for c in classes_of_predictions(predictions)]].astype(str)
@@ -189,6 +190,7 @@ def value_hints(
     hints = []
     if any(text[c].str.match(r'-?\d*,\d').any() for c in text):
         hints.append("decimal=',' if the comma is a decimal sign")
+    if values != 'probabilities': return hints
     if signs or hundreds or outside and one and not (found < 0).any():
         hints.append("values='percent' if these are per-cents")
     if outside and not (hundreds or signs): hints.append("values='logits' if these are logits")
@@ -213,8 +215,7 @@ def reading_hints(
         named = ', '.join(f'{name!r}: …' for name in old[:3])
         hints.append(f'labels={{{named}}} to give each class one name everywhere')
     if len(classes) == 1: hints.append("negative='Good' (the class without a column) if there are two classes")
-    found = value_hints(predictions)
-    return hints + (found if values == 'probabilities' else [hint for hint in found if hint.startswith('decimal')])
+    return hints + value_hints(predictions, values)
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #f21202a5
 def read_predictions(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..core.errors import ExplainError
 from .situations import SITUATIONS, Fuse, in_training, in_use, small_networks
 from .traces import brief, changes, contained, traces
+from .classes import check_scores
 
 # %% ../../nbs/08_explain/22_explainer_checks.ipynb #19ef047b
 CHECKS = {
@@ -86,10 +87,7 @@ def class_count(
     x:Tensor, # photos
 )->int: # N
     "Count the classes of a network, or raise an ExplainError if no explainer can be tried on it."
-    with contained(), torch.no_grad(): scores = copy.deepcopy(model).eval()(x)
-    if isinstance(scores, Tensor) and scores.ndim == 2 and len(scores) == len(x): return scores.shape[1]
-    raise ExplainError(f'the network: found {brief(scores)} as its answer to {len(x)} photos; '
-                       f'expected class scores ({len(x)}, n_classes). Wrap it in a module that picks its scores')
+    with contained(), torch.no_grad(): return check_scores(copy.deepcopy(model).eval()(x), len(x)).shape[1]
 
 # %% ../../nbs/08_explain/22_explainer_checks.ipynb #9b87d1fc
 def call_explainer(

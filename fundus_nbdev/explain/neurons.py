@@ -93,10 +93,10 @@ def top_photos(
     if best is None:
         raise ExplainError('batches: found none; expected at least one. '
                            'An iterator can be read only once: give a list or a DataLoader')
-    rows = [(neuron, rank, *best[1][rank, k].tolist(), best[0][rank, k].item())
-            for k, neuron in enumerate(chosen) for rank in range(len(best[0]))]
-    table = pd.DataFrame(rows, columns=['neuron', 'rank', 'photo', 'row', 'column', 'value'])
-    return table[['neuron', 'rank', 'photo', 'value', 'row', 'column']]
+    rows = [(neuron, rank, photo, value, row, column)
+            for neuron, values, places in zip(chosen, best[0].T.tolist(), best[1].transpose(0, 1).tolist())
+            for rank, (value, (photo, row, column)) in enumerate(zip(values, places))]
+    return pd.DataFrame(rows, columns=['neuron', 'rank', 'photo', 'value', 'row', 'column'])
 
 # %% ../../nbs/08_explain/15_neurons.ipynb #8614f363
 def neuron_gradients(

@@ -24,6 +24,7 @@ from .blind_explainers import Explainer, merge_channels
 from .gradients import answered_classes
 from .overlay import is_flat
 from ..synth.vessels import seeded
+from .cam import stretched
 
 # %% ../../nbs/08_explain/18_randomisation.ipynb #4a5fc5ce
 def layers_from_top(
@@ -85,11 +86,8 @@ def structural_similarity(
     window:int=7, # side of the window, odd; smaller maps are one window
 )->np.ndarray: # (N,), -1 to 1; 0 where a map is flat
     "Compute the mean structural similarity (https://doi.org/10.1109/TIP.2003.819861) of maps stretched to 0–1."
-    def stretch(maps):
-        low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-        return ((maps - low) / (high - low).clamp(min=1e-30)).double()[:, None]
     def mean(maps): return nn.functional.avg_pool2d(maps, [min(window, side) for side in maps.shape[-2:]], 1)
-    p, q = stretch(a), stretch(b)
+    p, q = (stretched(maps).double()[:, None] for maps in (a, b))
     mp, mq = mean(p), mean(q)
     pp, qq, pq = mean(p * p) - mp ** 2, mean(q * q) - mq ** 2, mean(p * q) - mp * mq
     same_mean = (2 * mp * mq + .01 ** 2) * (2 * pq + .03 ** 2)

@@ -13,11 +13,11 @@ from functools import wraps
 from importlib import import_module
 from inspect import signature
 from pkgutil import iter_modules
-from typing import Any, get_type_hints
+from typing import Any
 
 from torch import nn
 
-from ..core.arguments import check_value, complete_arguments
+from ..core.arguments import complete_arguments
 from ..core.errors import ModelError
 from ..core.registry import Registry
 
@@ -31,16 +31,15 @@ def architecture(
 )->Callable[[Callable], Callable]: # decorator
     "Register a function that builds a network, and check the arguments of its calls."
     def register(build):
-        parameters, kinds = signature(build).parameters, get_type_hints(build, include_extras=True)
+        parameters = signature(build).parameters
         without = [key for key, p in parameters.items() if p.default is p.empty and key not in FROM_DATA]
         if without: raise ModelError(f'{name}: give {", ".join(without)} a default; a recipe may leave it out.')
         if 'n_classes' not in parameters:
             raise ModelError(f'{name}: expected an argument n_classes, the number of logits.')
         @wraps(build)
         def checked(*args, **kwargs):
-            given = signature(build).bind(*args, **kwargs).arguments
-            return build(**{key: check_value(key, value, kinds.get(key, Any), ModelError)
-                            for key, value in given.items()})
+            given = signature(build).bind_partial(*args, **kwargs).arguments
+            return build(**complete_arguments(build, given, error=ModelError))
         return ARCHITECTURES.add(name, checked)
     return register
 

@@ -135,7 +135,9 @@ def _read_info(folder:Path)->BundleInfo:
 def _build_model(folder:Path, info:BundleInfo)->nn.Module:
     "Build the network of a sidecar and load its weights."
     try: build = find_architecture(info.architecture)
-    except ModelError as error: raise BundleError(f'{folder}: {error} A newer fundus_nbdev may know it.') from error
+    except ModelError as error:
+        raise BundleError(f'{folder}: {error} A newer fundus_nbdev may know it, or the file that defines it: '
+                          'fundus --extend FILE.') from error
     try:
         model = build(**info.arguments)
         model.load_state_dict(load_file(folder/'weights.safetensors'))

@@ -18,6 +18,7 @@ from ..core.errors import ModelError
 from ..core.arguments import Between
 from .architectures import architecture
 from .layers import STEMS, activation_layer, conv, conv_norm_act, head_layers, norm_layer
+from .layers import ACTIVATIONS, POOLS
 
 # %% ../../nbs/05_models/03_resnet.ipynb #cba7f23a
 def shortcut_layers(
@@ -104,16 +105,16 @@ def init_weights(
 # %% ../../nbs/05_models/03_resnet.ipynb #cd2b7aca
 @architecture('resnet')
 def resnet(
-    depth:Literal[10, 18, 34]=18, # layers with weights
-    stem:Literal['imagenet', 'cifar']='imagenet', # 'imagenet' for photos, 'cifar' for pictures of about 32 px
+    depth:Annotated[int, BLOCKS]=18, # layers with weights
+    stem:Annotated[str, STEMS]='imagenet', # 'imagenet' for photos, 'cifar' for pictures of about 32 px
     norm:Literal['batch', 'layer', 'group', 'instance']='batch', # which values share one mean
     n_classes:Annotated[int, Between(1, 100_000)]=1000, # logits for each photo
     width:Annotated[int, Between(1, 1024)]=64, # channels of the first stage; each later stage doubles them
-    activation:Literal['relu', 'leaky_relu', 'elu', 'gelu', 'silu', 'mish']='relu', # what follows a norm
+    activation:Annotated[str, ACTIVATIONS]='relu', # what follows a norm
     zero_init:bool=True, # let each block begin as its shortcut
     n_channels:Annotated[int, Between(1, 1024)]=3, # channels of the photos
     dropout:Annotated[float, Between(0, .99)]=0., # share of the last channels set to zero while training
-    pool:Literal['avg', 'max', 'avg+max']='avg', # what the head sees of each channel; 'avg' as in the paper
+    pool:Annotated[str, POOLS]='avg', # what the head sees of each channel; 'avg' as in the paper
 )->ResNet: # (B, n_channels, H, W) → logits, (B, n_classes)
     "Build a residual network of basic blocks with random weights, https://arxiv.org/abs/1512.03385."
     stages, n_in = nn.Sequential(), width

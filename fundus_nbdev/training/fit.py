@@ -12,7 +12,7 @@ __all__ = ['summarise_training', 'bundle_info', 'degraded_class', 'finished_bund
 # %% ../../nbs/07_training/20_fit.ipynb #1af57d33
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -55,6 +55,7 @@ from fundus_nbdev.training.run_folder import (
     name_run_in_errors,
     unfinished_recipe,
 )
+from .recipe import make_recipe, recipe_values
 
 # %% ../../nbs/07_training/20_fit.ipynb #2fff2d31
 def summarise_training(
@@ -189,7 +190,7 @@ def fit_split(
     learner, arguments = learner_for_split(recipe, table, pixels, stats, progress.say)
     checkpoint = CheckpointCB(folder/'checkpoints', about, training.checkpoint, state, how=how)
     records = [HistoryCB(folder/'history.csv'), checkpoint,
-               *log_callbacks(training.log, folder, training.log_every, asdict(recipe)),
+               *log_callbacks(training.log, folder, training.log_every, recipe_values(recipe)),
                ProgressCB(progress.style, say=progress.note)]
     with together(learner): learner.fit(training.epochs, cbs=[*records, *cbs])
     if not main_process(): return None
@@ -308,12 +309,15 @@ def fit(
     cbs:Sequence[Callback]=(), # further callbacks for each training
 )->Fit|None: # all of it also in the run folder; None in all processes but the main one
     "Follow a recipe: writes recipe, split, history, predictions and bundle into the run folder."
+    recipe = make_recipe(recipe_values(recipe)) # checked, and complete where it was made by hand
     progress = progress if progress and main_process() else Progress()
-    if not (resume and folder): check_folder(folder, overwrite)
+    if not resume: check_folder(folder, overwrite)
+    elif folder is None: raise RunError('resume: expected the folder of the run.')
     elif unfinished_recipe(folder) != recipe:
         raise RunError(f'{folder} was begun with another recipe: take the one in it (unfinished_recipe).')
     with main_process_first(): prepared = prepare_photos(recipe, progress)
-    folder = Path(broadcast(str(begin_folder(recipe, folder, overwrite, resume) if main_process() else '')))
+    if not resume: folder = begin_folder(recipe, folder, overwrite) if main_process() else ''
+    folder = Path(broadcast(str(folder)))
     if main_process(): progress.log = folder/'log.txt'
     for note in prepared.notes: progress.say(note)
     options = {'skip_damaged': skip_damaged, 'how': f'Go on: {command_to_resume(folder)}', 'cbs': cbs}

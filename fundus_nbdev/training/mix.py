@@ -18,6 +18,7 @@ from fastai.torch_core import rank_distrib
 from torch import Tensor
 
 from ..core.errors import TrainingError
+from ..core.text import listed
 
 # %% ../../nbs/07_training/04_mix.ipynb #5d38e788
 def check_floating(
@@ -126,7 +127,7 @@ class MixCB(SeededCB):
         mixers = [type(cb).__name__ for cb in self.learn.cbs if isinstance(cb, MixCB)]
         if len(mixers) < 2: return
         ways = ', '.join(f'{name}()' for name in mixers)
-        raise TrainingError(f'{" and ".join(mixers)} would mix the same batches; let each batch have one of them: '
+        raise TrainingError(f'{listed(mixers)} would mix the same batches; let each batch have one of them: '
                             f'RandomChoiceMixCB([{ways}]), or mix_callbacks')
 
     def before_batch(self):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..core.errors import TrainingError
 from .onecycle import RestoringCB
+from ..core.text import listed
 
 # %% ../../nbs/07_training/06_precision.ipynb #d8a9cd19
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -54,7 +55,7 @@ def best_precision(
     "Choose the fastest precision that is safe on a kind of device."
     if kind == 'cuda': return ('bf16', 'this GPU computes in bf16') if cuda_bf16 else ('fp16', 'this GPU has no bf16')
     if kind != 'cpu': return 'fp32', f'nothing faster is tested on {kind}'
-    if cpu: return 'bf16', f'this CPU has {" and ".join(sorted(cpu))}'
+    if cpu: return 'bf16', f'this CPU has {listed(sorted(cpu))}'
     return 'fp32', 'this CPU has neither amx nor avx512_bf16'
 
 # %% ../../nbs/07_training/06_precision.ipynb #3b39d653

@@ -28,7 +28,7 @@ from .recipe import Recipe
 # %% ../../nbs/07_training/19_prepare.ipynb #6282cd8c
 def read_photos(
     recipe:Recipe, # to be followed
-    progress:Callable[[int, int], None]=lambda done, total: None, # called while the embedded set is drawn
+    progress:Callable[[int, int], None]|None=None, # called while the embedded set is drawn
 )->pd.DataFrame: # photo table
     "Read the photographs of a recipe (draws the embedded set into the cache folder if it is asked for)."
     source, classes = recipe.data.source, list(recipe.data.classes) or None

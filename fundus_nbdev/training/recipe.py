@@ -7,12 +7,11 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/recipe.html.md"""
 # %% auto #0
 __all__ = ['Count', 'Amount', 'Share', 'Part', 'REGISTRIES', 'RECIPES', 'DataRecipe', 'ModelRecipe', 'TrainingRecipe', 'Recipe',
            'find_registry', 'find_conflicts', 'make_recipe', 'recipe_values', 'to_toml', 'read_toml', 'read_recipe',
-           'recipe_names', 'find_recipe', 'override']
+           'recipe_names', 'recipe_file', 'find_recipe', 'change_values', 'override']
 
 # %% ../../nbs/07_training/16_recipe.ipynb #8fad0fb9
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -25,6 +24,7 @@ import fundus_nbdev
 from ..core.arguments import Between, check_names, check_value
 from ..core.errors import ModelError, RecipeError
 from ..core.registry import Registry
+from ..core.text import nearest_word
 
 # %% ../../nbs/07_training/16_recipe.ipynb #4d054dac
 Count = Annotated[int, Between(1, 100_000)]
@@ -114,11 +114,13 @@ def find_registry(
     return getattr(import_module(f'fundus_nbdev.{module}'), name)
 
 # %% ../../nbs/07_training/16_recipe.ipynb #2eb5122a
-def _check_registered(setting:str, value:Any)->None:
-    "Refuse a name that the setting's registry doesn't have."
+def _check_registered(setting:str, value:Any, default:Any)->None:
+    "Refuse a name that the setting's registry doesn't have; the default needs no look-up."
+    if value == default: return
     known = find_registry(setting)
-    for word in value if isinstance(value, tuple) else (value,):
-        if word not in known: raise RecipeError(f'{setting} = {word!r}: expected one of {", ".join(map(repr, known))}.')
+    try:
+        for word in value if isinstance(value, tuple) else (value,): known.find(word)
+    except known.error as error: raise RecipeError(f'{setting}: {error} The default is {default!r}.') from error
 
 # %% ../../nbs/07_training/16_recipe.ipynb #3fa9549e
 def _build_model(values:dict)->ModelRecipe:
@@ -137,12 +139,11 @@ def _build(cls:type, values:dict, prefix:str='')->Any:
     if cls is ModelRecipe: return _build_model(values)
     kinds = get_type_hints(cls, include_extras=True)
     check_names(values, kinds, prefix, RecipeError)
-    defaults = {each.name: each.default for each in fields(cls)}
     built = {}
     for key, value in values.items():
         if is_dataclass(kinds[key]): built[key] = _build(kinds[key], value, f'{prefix}{key}.')
         else: built[key] = check_value(prefix + key, value, kinds[key], RecipeError)
-        if prefix + key in REGISTRIES and built[key] != defaults[key]: _check_registered(prefix + key, built[key])
+        if prefix + key in REGISTRIES: _check_registered(prefix + key, built[key], getattr(cls, key))
     return cls(**built)
 
 # %% ../../nbs/07_training/16_recipe.ipynb #1c5a85d7
@@ -171,8 +172,9 @@ def make_recipe(
     values:dict, # nested as in TOML: {'seed': 1, 'data': {'size': 320}}; what is missing keeps its default
 )->Recipe:
     "Make a recipe from a nested dict, or raise a RecipeError for the first setting that can't be followed."
-    recipe = _build(Recipe, {'model': {}} | values)
-    for conflict in find_conflicts(recipe): raise RecipeError(conflict)
+    others = {key: value for key, value in values.items() if key != 'model'}
+    recipe = _build(Recipe, others | {'model': values.get('model', {})}) # a network is looked up last: it takes seconds
+    if conflict := next(iter(find_conflicts(recipe)), None): raise RecipeError(conflict)
     return recipe
 
 # %% ../../nbs/07_training/16_recipe.ipynb #0e82212f
@@ -217,16 +219,22 @@ def recipe_names()->list[str]: # sorted
     return sorted(file.stem for file in RECIPES.glob('*.toml'))
 
 # %% ../../nbs/07_training/16_recipe.ipynb #a26d6ac4
+def recipe_file(
+    name:str, # of a shipped recipe, or a path to a TOML file
+)->Path: # TOML
+    "Return the file of a recipe."
+    if name in recipe_names(): return RECIPES/f'{name}.toml'
+    if name.endswith('.toml'): return Path(name)
+    near = nearest_word(name, recipe_names())
+    hint = f': did you mean {near!r}?' if near else '.'
+    raise RecipeError(f'There is no recipe {name!r}{hint} Shipped: {", ".join(recipe_names())}. '
+                      'A file of your own: a path that ends in .toml.')
+
 def find_recipe(
     name:str, # of a shipped recipe, or a path to a TOML file
 )->Recipe:
     "Read a shipped recipe by its name, or any recipe by its path."
-    if name in recipe_names(): return read_recipe(RECIPES/f'{name}.toml')
-    if name.endswith('.toml'): return read_recipe(name)
-    near = get_close_matches(name, recipe_names(), 1)
-    hint = f': did you mean {near[0]!r}?' if near else '.'
-    raise RecipeError(f'There is no recipe {name!r}{hint} Shipped: {", ".join(recipe_names())}. '
-                      'A file of your own: a path that ends in .toml.')
+    return read_recipe(recipe_file(name))
 
 # %% ../../nbs/07_training/16_recipe.ipynb #21f491c2
 def _value(text:str)->Any:
@@ -253,12 +261,18 @@ def _set(values:dict, name:str, value:Any)->None:
     place[key] = value
 
 # %% ../../nbs/07_training/16_recipe.ipynb #5fda6858
+def change_values(
+    values:dict[str, Any], # nested as in TOML; changed in place
+    changes:list[str]|dict[str, Any], # ['training.epochs=5', …] or {'training.epochs': 5}
+)->dict[str, Any]: # the same dict, not checked yet
+    "Change settings of a nested dict."
+    named = changes if isinstance(changes, dict) else dict(map(_setting, changes))
+    for name in sorted(named, key=lambda name: name != 'model.name'): _set(values, name, named[name])
+    return values
+
 def override(
     recipe:Recipe, # stays as it is
     changes:list[str]|dict[str, Any], # ['training.epochs=5', …] or {'training.epochs': 5}
 )->Recipe: # a new recipe
     "Return a recipe with some settings changed, checked as if it had been written so."
-    values = recipe_values(recipe)
-    named = changes if isinstance(changes, dict) else dict(map(_setting, changes))
-    for name in sorted(named, key=lambda name: name != 'model.name'): _set(values, name, named[name])
-    return make_recipe(values)
+    return make_recipe(change_values(recipe_values(recipe), changes))

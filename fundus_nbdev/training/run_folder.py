@@ -19,13 +19,11 @@ import shlex
 
 import pandas as pd
 
-from ..core.errors import DiskError
+from ..core.errors import DiskError, RunError, TrainingError
 from ..core.files import remove_unfinished, write_whole
 from ..data.split import save_split
-from ..core.errors import TrainingError
 from .checkpoint import Stopped
 from .recipe import Recipe, read_recipe, to_toml
-from ..core.errors import RunError
 from ..core.html import SECTIONS
 
 # %% ../../nbs/07_training/18_run_folder.ipynb #e6e5e984
@@ -145,10 +143,8 @@ def begin_folder(
     recipe:Recipe, # to be followed
     folder:str|Path|None, # asked for
     overwrite:bool, # replace the run that is there
-    resume:bool, # go on with the run that is there
 )->Path: # the run folder, with its recipe
-    "Make a run folder, or return the one to go on in (writes files)."
-    if resume and folder: return Path(folder)
+    "Make a run folder with its recipe in it (writes files)."
     folder = new_folder(recipe.name, folder, overwrite)
     write_whole(folder/'recipe.toml', to_toml(recipe))
     return folder

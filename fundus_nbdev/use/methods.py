@@ -24,6 +24,7 @@ from ..core.text import counted, listed
 from ..models.bundle import BundleInfo
 from ..models.summary import count_parameters
 from ..training.recipe import Recipe, to_toml
+from ..data.photo_table import count_photos
 
 # %% ../../nbs/11_use/02_methods.ipynb #20f37208
 def describe_corrections(
@@ -76,13 +77,10 @@ def count_table(
     classes:list[str], # in order
 )->pd.DataFrame: # rows: classes, all photographs, patients; columns: training, validation, test (if split), all
     "Count the photographs of each class in each part."
-    parts = {name: table[table['split'] == split] for split, name in PARTS.items()} if 'split' in table else {}
-    columns = {name: part for name, part in parts.items() if len(part)} | {'all': table}
-    counts = {}
-    for name, part in columns.items():
-        each = part['label'].value_counts().reindex(classes, fill_value=0)
-        counts[name] = [*each, len(part), part['patient'].nunique()]
-    return pd.DataFrame(counts, index=[*classes, 'all photographs', 'patients'])
+    counts = count_photos(table, classes)
+    photos = counts['photographs'].rename(columns=PARTS, index={'all': 'all photographs'}).rename_axis(None)
+    photos.loc['patients'] = counts.loc['all', 'patients'].to_numpy()
+    return photos
 
 # %% ../../nbs/11_use/02_methods.ipynb #3d7e285a
 def part_counts(

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from ..core.html import Section, section
-from ..errors.baselines import METRIC_WORDS
+from ..errors.baselines import metric_words
 from ..evaluation.curve_figures import plot_precision_recall, plot_roc
 from ..evaluation.confusion import confusion, plot_confusion
-from ..evaluation.metrics import format_interval
+from ..evaluation.metrics import METRICS, format_interval
 from ..evaluation.predictions import classes_of_predictions, scored_part
 from .narrative import describe_intervals
 
@@ -119,10 +119,8 @@ def further_metrics(
 )->list[str]: # such as 'Matthews 0.81 (0.70–0.90)'
     "List the metrics of all classes together that have no tile."
     shown, said = tile_words(classes), []
-    for name, row in metrics.iterrows():
-        if name in shown or any(str(name).endswith(f'_{c}') for c in classes): continue
-        words = METRIC_WORDS.get(str(name), str(name).replace('_', ' '))
-        said.append(f'{words} {format_interval(row["value"], row["low"], row["high"])}')
+    for name in metrics.index.intersection(list(METRICS)).difference(list(shown), sort=False):
+        said.append(f'{metric_words(name)} {format_interval(*metrics.loc[name])}')
     return said
 
 # %% ../../nbs/11_use/03_scores.ipynb #49d0c342
