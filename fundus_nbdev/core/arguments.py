@@ -61,8 +61,8 @@ def check_value(
     error:type[Exception]=ValueError, # to raise
 )->Any: # the value, of that type
     "Return a value as its type, or raise an error with what was found and what was expected."
-    if kind not in TYPE_WORDS and get_origin(kind) not in (tuple, Literal, Annotated): return value
     base, limits = get_args(kind) if get_origin(kind) is Annotated else (kind, None)
+    if base not in TYPE_WORDS and get_origin(base) not in (tuple, Literal): return value
     found = as_type(value, base)
     if found is None or (limits is not None and found not in limits):
         raise error(f'{name} = {value!r}: expected {describe_type(kind)}.')

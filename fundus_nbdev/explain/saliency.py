@@ -18,8 +18,8 @@ from .occlusion import occlusion
 
 # %% ../../nbs/08_explain/13_saliency.ipynb #f0a52b47
 # all of them, for whoever imports from here
-_all_ = ['SALIENCY_METHODS', 'input_gradients', 'smoothgrad', 'integrated_gradients', 'guided_backprop', 'guided_grad_cam',
-         'occlusion']
+_all_ = ['SALIENCY_METHODS', 'input_gradients', 'smoothgrad', 'integrated_gradients', 'guided_backprop',
+         'guided_grad_cam', 'occlusion']
 
 # %% ../../nbs/08_explain/13_saliency.ipynb #1d436c49
 def saliency(
