@@ -82,7 +82,7 @@ class Eda:
     @property
     def classes(self)->list[str]: # in order
         "Return the classes."
-        return [name for name in self.counts.index if name != 'all']
+        return list(self.counts.index.drop('all'))
 
     @property
     def values(self)->pd.DataFrame: # (N,K), in the order of the table

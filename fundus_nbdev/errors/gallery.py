@@ -71,18 +71,16 @@ def explain_photos(
     bundle:Bundle, # trained network
     crops:np.ndarray|list[np.ndarray], # what it saw, N of (size,size,3), uint8 RGB
     classes:pd.DataFrame|list, # class names to explain for each photo, (N,C): such as rows[['pred', 'label']]
-    layer:torch.nn.Module|str|int|None=None, # as for `grad_cam`; None: the last layer with maps larger than 7×7
     method:str='hirescam', # as for `grad_cam`
     bs:int=16, # photographs at once
 )->Tensor: # (N,C,h,w), raw scale, on the CPU
-    "Compute maps of the given classes, all of one photograph on that photograph."
+    "Compute maps of the given classes, on the last layer with maps larger than 7×7."
     chosen = class_numbers(classes, bundle.info.classes)
     if len(chosen) != len(crops) or not len(crops):
         raise ReportError(f'{len(crops)} crops and {len(chosen)} rows of classes: expected one row for each of at '
                           'least one crop')
-    x = bundle.normalise(np.stack(list(crops)))
-    layer = finest_up_to(bundle.model, x) if layer is None else layer
-    with explaining(bundle.model, layer, method) as explain:
+    x = bundle.normalise(np.stack(crops))
+    with explaining(bundle.model, finest_up_to(bundle.model, x), method) as explain:
         return torch.cat([explain(x[i:i + bs], chosen[i:i + bs]).cpu() for i in range(0, len(x), bs)])
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #3d42afbb
@@ -97,9 +95,9 @@ def explain_rows(
     photos:dict[int, np.ndarray] = {}
     maps:dict[int, Tensor] = {}
     networks = bundle if isinstance(bundle, dict) else {0: bundle}
-    folds = rows['fold'] if isinstance(bundle, dict) else pd.Series(0, rows.index)
+    folds = rows.fold if isinstance(bundle, dict) else pd.Series(0, rows.index)
     for fold, part in rows.groupby(folds):
-        crops = [crop(path) for path in part['path']]
+        crops = [crop(path) for path in part.path]
         photos |= zip(part.index, crops)
         maps |= zip(part.index, explain_photos(networks[fold], crops, part[list(columns)], method=method))
     return [photos[i] for i in rows.index], [maps[i] for i in rows.index]
@@ -141,11 +139,11 @@ def make_card(
     top:float|None=None, # largest value of the gallery, > 0; None: not known
 )->Card:
     "Make a card from what was computed."
-    by_class = {row['pred']: maps[0], row['label']: maps[1]}
+    by_class = {row.pred: maps[0], row.label: maps[1]}
     measured = pd.Series(dtype=float)
-    if factors is not None and row['path'] in factors.index: measured = factors.loc[row['path']].dropna()
+    if factors is not None and row.path in factors.index: measured = factors.loc[row.path].dropna()
     return Card(
-        Path(row['path']).name, row['label'], row['pred'], float(row['confidence']), photo,
+        Path(row.path).name, row.label, row.pred, row.confidence, photo,
         overlays={name: overlay(photo, map, scale) for name, map in by_class.items()},
         flat=tuple(name for name, map in by_class.items() if is_flat(map)),
         peaks={name: shared_scale(map) / top for name, map in by_class.items()} if top else {},
@@ -189,13 +187,12 @@ def make_gallery(
     "Select, explain and describe the photographs of one kind."
     rows = select_mistakes(predictions, kind, positive, n)
     photos, maps = explain_rows(rows, bundle, crop, method=method)
-    tops = largest_by_network(maps, rows['fold'] if isinstance(bundle, dict) else [0] * len(rows))
+    tops = largest_by_network(maps, rows.fold if isinstance(bundle, dict) else [0] * len(rows))
     scales = tops if shared else [shared_scale(map) for map in maps]
-    records = [row for _, row in rows.iterrows()]
     cards = [make_card(row, photo, map, scale, factors, ranges, top)
-             for row, photo, map, scale, top in zip(records, photos, maps, scales, tops)]
+             for (_, row), photo, map, scale, top in zip(rows.iterrows(), photos, maps, scales, tops)]
     positive = positive or classes_of_predictions(predictions)[0]
-    total = int(is_of_kind(scored_part(predictions), kind, positive).sum())
+    total = is_of_kind(scored_part(predictions), kind, positive).sum()
     title = MISTAKE_KINDS[kind].format(positive=positive)
     return Gallery(kind, title, total, tuple(cards), ranges, positive, shared)
 
@@ -256,7 +253,7 @@ def factor_strips(
     for strip, (name, value) in zip(names, card.factors.items()):
         low, high = ranges.loc[name, ['low', 'high']]
         width = max(high - low, .002 * (FACTORS[name].high - FACTORS[name].low))
-        at = float(np.clip(((value - low) / width + 1.5) / 4, 0, 1))
+        at = np.clip(((value - low) / width + 1.5) / 4, 0, 1)
         strips.append(strip | {'out': outside[name] != 0, 'low': 37.5, 'high': 62.5, 'at': round(100 * at, 2)})
     return strips
 
@@ -288,7 +285,7 @@ def card_values(
     def map_text(name):
         if name in card.flat: return f'no evidence for {name} in any one place'
         return f'speaks for {name}' + (f' · {100 * card.peaks[name]:.0f} %' if card.peaks else '')
-    words = listed(list(card.unusual))
+    words = listed(card.unusual)
     if not words and card.factors and ranges is not None: words = 'nothing unusual measured'
     maps = [{'name': name, 'picture': as_jpeg(picture), 'text': map_text(name), 'flat': name in card.flat}
             for name, picture in card.overlays.items()]
@@ -342,8 +339,8 @@ def add_shown(
     n:int=12, # photographs in each gallery
 )->pd.DataFrame: # the same, and the rows of what is shown
     "Measure the photographs of the galleries that are not in the sample."
-    shown = pd.concat([select_mistakes(part, kind, n=n)['path'] for kind in kinds]) if kinds else pd.Series(dtype=str)
-    missing = [path for path in shown.unique() if path not in factors.index]
+    shown = [path for kind in kinds for path in select_mistakes(part, kind, n=n).path]
+    missing = [path for path in shown if path not in factors.index]
     return pd.concat([factors, measure_factors(missing)]) if missing else factors
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #19c3012e
@@ -367,7 +364,7 @@ class Mistakes(Section):
 
     def words(self)->list[str]: # how many there are, and how to read the galleries, if there are any
         part = self.study.part
-        wrong = int((part['label'] != part['pred']).sum())
+        wrong = (part.label != part.pred).sum()
         reading = how_to_read(self.galleries, self.study.cam, len(self.study.fit.bundles) > 1)
         first = f'{counted(wrong, "mistake").capitalize()} in {counted(len(part), "photograph")}.'
         if wrong and reading: first += ' Look at them before you trust any number above.'
