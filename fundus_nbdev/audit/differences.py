@@ -211,12 +211,11 @@ def plot_numbers(
     labels:pd.Series, # their classes, (N,)
     classes:list[str], # in order
     separation:pd.DataFrame, # of `separate_classes`
-    columns:int=4, # panels a row
 )->Figure:
     "Plot every number as distributions, one below the other."
-    rows = -(-values.shape[1] // columns)
+    rows = -(-values.shape[1] // 4) # four panels a row
     figure = Figure((7.6, rows * (.75 + .34 * len(classes))), dpi=80, layout='constrained')
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    panels = figure.subplots(rows, 4, squeeze=False).ravel()
     for axes in panels[values.shape[1]:]: axes.axis('off')
     for axes, name in zip(panels, values):
         _draw_number(axes, values[name], np.asarray(labels), classes)

@@ -121,16 +121,15 @@ def advise_on_changes(
 def advise_on_rules(
     metrics:pd.DataFrame, # of `evaluate`
     baselines:pd.DataFrame, # rows: rules; columns: names of metrics
-    metric:str='macro_auc', # by which they are compared
 )->list[Advice]: # none where there is nothing to say
-    "Advise on a rule that does as well as the network."
-    if metric not in baselines or not baselines[metric].notna().any(): return []
-    rule, reached = baselines[metric].idxmax(), baselines[metric].max()
-    value, low, high = metrics.loc[metric, ['value', 'low', 'high']]
+    "Advise on a rule whose macro AUC is as good as the network's."
+    if not baselines.macro_auc.notna().any(): return []
+    rule, reached = baselines.macro_auc.idxmax(), baselines.macro_auc.max()
+    value, low, high = metrics.loc['macro_auc', ['value', 'low', 'high']]
     if reached < (value if np.isnan(low) else low): return []
     interval = '' if np.isnan(low) else f' ({low:.3f}–{high:.3f})'
-    return [Advice(f'A simple rule, {rule}, reaches a {metric.replace("_", " ").replace("auc", "AUC")} of '
-                   f'{reached:.3f}; the network has {value:.3f}{interval}.',
+    return [Advice(f'A simple rule, {rule}, reaches a macro AUC of {reached:.3f}; the network has '
+                   f'{value:.3f}{interval}.',
                    'More photographs, or a network that was trained on many others before. Until then the rule is the '
                    'simpler tool.',
                    'The difference between both, with its interval, on the same photographs.')]
@@ -138,13 +137,12 @@ def advise_on_rules(
 # %% ../../nbs/10_errors/10_advice.ipynb #5fa916f6
 def advise_on_training(
     history:pd.DataFrame, # a row an epoch (and fold): epoch, train_loss, valid_loss
-    more:float=1.25, # rise of the loss over its least
 )->list[Advice]: # none where there is nothing to say
-    "Advise on a loss that rises."
+    "Advise on a loss that rises by a quarter over its least."
     networks = history.fold if 'fold' in history else np.zeros(len(history))
     losses = [part.valid_loss.dropna().to_numpy() for _, part in history.groupby(networks)]
     ends = np.array([(loss[-1], loss.min()) for loss in losses if len(loss)])
-    if not len(ends) or (ends[:, 0] < more * ends[:, 1]).mean() >= .5: return []
+    if not len(ends) or (ends[:, 0] < 1.25 * ends[:, 1]).mean() >= .5: return []
     last, least = ends.mean(axis=0)
     mean = f' (mean of {len(ends)} folds)' if len(ends) > 1 else ''
     return [Advice(f'The loss on validation photographs was {least:.2f} at its least, and {last:.2f} in the end{mean}.',

@@ -70,7 +70,6 @@ def second_opinion(
     table:pd.DataFrame, # photo table, or rows of a prediction table: path, label, patient
     features:pd.DataFrame, # index: path; any numbers; photographs with NaN get no opinion
     classes:list[str], # in order
-    folds:int=5, # at most; fewer where a class has few patients
     seed:int=0, # of the folds
 )->pd.DataFrame|None: # prediction table, out of fold; None where a class has too few patients
     "Ask a simple classifier about each photograph without showing it the photograph or its patient."
@@ -79,7 +78,7 @@ def second_opinion(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     known = table[table.path.isin(features.dropna().index)].reset_index(drop=True)
-    if set(known.label) != set(table.label) or not (cut := patient_folds(known, folds, seed)): return None
+    if set(known.label) != set(table.label) or not (cut := patient_folds(known, seed=seed)): return None
     x = features.loc[known.path].to_numpy(float)
     regression = LogisticRegression(C=30 / x.shape[1], class_weight='balanced', max_iter=1000)
     model = make_pipeline(StandardScaler(), regression)

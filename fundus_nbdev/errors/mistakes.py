@@ -19,13 +19,19 @@ from ..evaluation.predictions import classes_of_predictions, probabilities, scor
 from ..photos.factors import FACTORS
 
 # %% ../../nbs/10_errors/03_mistakes.ipynb #3ec97448
-MISTAKE_KINDS:dict[str, str] = { # kind of gallery → its title
-    'false_positive': 'Called {positive}, but of another class',
-    'false_negative': '{positive}, but called another class',
-    'other': 'Other mistakes',
-    'wrong': 'All mistakes',
-    'unsure': 'Least sure, right or wrong',
-    'right': 'Right answers, for comparison'}
+MISTAKE_KINDS:dict[str, tuple[str, str]] = { # kind of gallery → its title, and what its photographs are
+    'false_positive': (
+        'Called {positive}, but of another class',
+        'The dangerous kind: a photograph is passed that should not be. Most confident first.'),
+    'false_negative': (
+        '{positive}, but called another class',
+        'The costly kind: a photograph is turned away, or graded down, that need not be. Most confident first.'),
+    'other': ('Other mistakes', 'Mistakes between the remaining classes. Most confident first.'),
+    'wrong': ('All mistakes', 'Most confident first.'),
+    'unsure': (
+        'Least sure, right or wrong',
+        'Right or wrong, the lowest probability first: where a person should look twice.'),
+    'right': ('Right answers, for comparison', 'Drawn at random, class by class in turn.')}
 
 # %% ../../nbs/10_errors/03_mistakes.ipynb #0411b4dd
 def is_of_kind(
@@ -85,15 +91,13 @@ def shown_kinds(
 # %% ../../nbs/10_errors/03_mistakes.ipynb #805b00f5
 def factor_ranges(
     factors:pd.DataFrame, # of `measure_factors`: the reference, such as the Good photographs of the training part
-    low:float=.05, # quantile where the usual range begins
-    high:float=.95, # quantile where it ends
 )->pd.DataFrame: # index: factor; columns low, middle, high
-    "Compute the usual range of each factor."
+    "Compute the usual range of each factor: from its 5th to its 95th percentile."
     readable = factors.dropna(how='all')
     if not len(readable):
         raise ReportError(f'no readable photograph among the {len(factors)} of the reference: expected at least one; '
                           'choose another group')
-    return readable.quantile([low, .5, high]).T.set_axis(['low', 'middle', 'high'], axis=1)
+    return readable.quantile([.05, .5, .95]).T.set_axis(['low', 'middle', 'high'], axis=1)
 
 # %% ../../nbs/10_errors/03_mistakes.ipynb #43fd33d1
 def usual_ranges(

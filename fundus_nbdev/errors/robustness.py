@@ -134,7 +134,6 @@ def answer_variants(
 # %% ../../nbs/10_errors/09_robustness.ipynb #ac8ea03d
 def degradation_curves(
     answers:pd.DataFrame, # of `answer_variants` with `degraded`; only those whose original is answered rightly count
-    n_boot:int=1000, # resamples of the patients
 )->pd.DataFrame: # columns label, kind, severity, n, right, low, high, p_label; severity 0 is there for every kind
     "Follow the right answers as severity rises, class by class and kind by kind."
     rows = []
@@ -142,7 +141,7 @@ def degradation_curves(
         for kind in [k for k in part.kind.unique() if k]:
             ladder = part[part.kind.isin([kind, ''])]
             for severity, some in ladder.groupby(ladder.level.astype(float)):
-                right = mean_interval(some.pred == some.label, some.patient, n_boot)
+                right = mean_interval(some.pred == some.label, some.patient, 1000) # resamples
                 rows.append([label, kind, severity, len(some), *right, some.p_label.mean()])
     return pd.DataFrame(rows, columns=['label', 'kind', 'severity', 'n', 'right', 'low', 'high', 'p_label'])
 
@@ -173,7 +172,6 @@ def breaking_points(
 # %% ../../nbs/10_errors/09_robustness.ipynb #ed26c03d
 def stability_table(
     answers:pd.DataFrame, # of `answer_variants` with `changed`
-    n_boot:int=1000, # resamples of the patients
 )->pd.DataFrame: # columns change, level, words, n, same, low, high, moved (mean change of the answer's probability)
     "Measure which changes move an answer."
     plain = answers[answers.kind == ''].set_index('path')['p_answer']
@@ -183,20 +181,19 @@ def stability_table(
             some = answers[(answers.kind == name) & (answers.level == level)]
             if not len(some): continue
             moved = np.abs(some.p_answer.to_numpy() - plain.reindex(some.path).to_numpy()).mean()
-            same = mean_interval(some.pred == some['first'], some.patient, n_boot)
+            same = mean_interval(some.pred == some['first'], some.patient, 1000) # resamples
             rows.append([name, level, words.format(level), len(some), *same, moved])
     return pd.DataFrame(rows, columns=['change', 'level', 'words', 'n', 'same', 'low', 'high', 'moved'])
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #2b284862
 def limits(
     table:pd.DataFrame, # of `stability_table`
-    least:float=.95, # share of answers that must stay
 )->pd.DataFrame: # index: change; columns holds, breaks (words of the levels, '' for none), same (share at breaks)
-    "Return the last level of each change at which the answers stay, and the first at which they do not."
+    "Return the last level of each change at which 95 of 100 answers stay, and the first at which they do not."
     rows = {}
     for name, part in table.groupby('change', sort=False):
         words, same = part.words.tolist(), part.same.to_numpy()
-        fails = np.flatnonzero(same < least)
+        fails = np.flatnonzero(same < .95)
         k = fails[0] if len(fails) else len(part)
         rows[name] = {'holds': words[k - 1] if k else '', 'breaks': words[k] if k < len(part) else '',
                       'same': same[min(k, len(part) - 1)]}
@@ -223,12 +220,11 @@ def draw_curves(
 # %% ../../nbs/10_errors/09_robustness.ipynb #c6dbed2f
 def plot_degradation(
     curves:pd.DataFrame, # of `degradation_curves`
-    columns:int=4, # panels in a row
     classes:list[str]|None=None, # all classes in order, so that each has its colour; None: those of the curves
 )->Figure:
     "Draw the share of right answers against severity, kind by kind."
     kinds, labels = list(curves.kind.unique()), order_classes(set(curves.label))
-    columns = min(columns, len(kinds))
+    columns = min(4, len(kinds)) # panels in a row
     rows = -(-len(kinds) // columns)
     figure = Figure((1.75 * columns, 1.5 * rows + .35), dpi=80, layout='constrained')
     styles = {label: class_style(number) for number, label in enumerate(classes or labels)}

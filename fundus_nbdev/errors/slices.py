@@ -237,4 +237,4 @@ class Slices(Section):
         if not self.causes: return {}
         return {'causes': self.causes.factors.rename_axis('factor').reset_index(), 'slices': self.causes.slices}
 
-    def words(self)->list[str]: return describe_causes(self.causes)
+    def words(self)->list[str]: return describe_causes(self.causes) if self.causes else []
