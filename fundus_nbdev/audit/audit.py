@@ -12,8 +12,8 @@ __all__ = ['VESSELS', 'FINDING_LEVELS', 'FINDING_COLUMNS', 'WRITTEN', 'compare_p
            'render_audit', 'read_audit_source', 'joined', 'write_audit', 'audit_data']
 
 # %% ../../nbs/09_audit/11_audit.ipynb #f454d454
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -139,31 +139,28 @@ def name_groups(
 def pair_findings(
     pairs:pd.DataFrame, # of `compare_pairs`
     table:pd.DataFrame, # photo table
-)->list[tuple]: # rows of `FINDING_COLUMNS`
+)->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return what the pairs say."
-    copies, found = pairs[_are_copies(pairs)], []
+    copies = pairs[_are_copies(pairs)]
     for severity, subject, part, finding, advice in pair_rules(pairs):
         groups = groups_with(part, copies if subject in ('copies', 'labels') else part)
         if not groups: continue
         names = name_groups(groups, table, 'label' if subject == 'labels' else 'split')
-        found.append((severity, subject, f'{finding}: {names}.', advice, sum(map(len, groups))))
-    return found
+        yield severity, subject, f'{finding}: {names}.', advice, sum(map(len, groups))
 
 # %% ../../nbs/09_audit/11_audit.ipynb #285a2f7a
 def patient_findings(
     table:pd.DataFrame, # photo table
-)->list[tuple]: # rows of `FINDING_COLUMNS`
+)->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return what is wrong with patients: on two sides, or not known."
-    found = []
     if 'split' in table and (leak := next(leaks(table, files=False), '')):
         torn = (table.groupby('patient').split.transform('nunique') > 1).sum()
-        found.append(('serious', 'patients', f'{leak.rsplit("; ", 1)[0]}.',
-                      'What is tested was seen in training. split_table keeps patients together.', torn))
+        yield ('serious', 'patients', f'{leak.rsplit("; ", 1)[0]}.',
+               'What is tested was seen in training. split_table keeps patients together.', torn)
     if table.patient.is_unique and len(table) > 1:
-        found.append(('note', 'patients', 'Each photograph counts as a patient of its own.',
-                      'If that is not so, give the table a column patient: otherwise intervals are too narrow, and '
-                      'only the search for eyes keeps a split clean.', len(table)))
-    return found
+        yield ('note', 'patients', 'Each photograph counts as a patient of its own.',
+               'If that is not so, give the table a column patient: otherwise intervals are too narrow, and '
+               'only the search for eyes keeps a split clean.', len(table))
 
 # %% ../../nbs/09_audit/11_audit.ipynb #3cd8619c
 def worst_pairs(
@@ -192,9 +189,8 @@ def describe_shortcut(
 # %% ../../nbs/09_audit/11_audit.ipynb #9fc3b943
 def shortcut_findings(
     shortcuts:pd.DataFrame, # of `find_shortcuts`
-)->list[tuple]: # rows of `FINDING_COLUMNS`
+)->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return what gives the label away."
-    found = []
     for _, row in worst_pairs(shortcuts).query('verdict != "no"').iterrows():
         severity, subject = 'caution' if row.auc >= .95 else 'note', 'properties'
         advice = ('No fault of the collection, as far as can be told. But a score on this set need not come from the '
@@ -203,31 +199,30 @@ def shortcut_findings(
             severity, subject = 'serious', 'shortcuts'
             advice = ('A network can learn it instead of the retina. Collect all classes alike, or make them alike '
                       'before training (same size, same compression, border cut off), and test where it does not hold.')
-        found.append((severity, subject, describe_shortcut(row), advice, row.n_first + row.n_second))
-    return found
+        yield severity, subject, describe_shortcut(row), advice, row.n_first + row.n_second
 
 def unasked_findings(
     table:pd.DataFrame, # photo table
     shortcuts:pd.DataFrame, # of `find_shortcuts`
-)->list[tuple]: # rows of `FINDING_COLUMNS`
+)->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return classes of which nothing could be asked: silence about them is no acquittal."
     pairs, asked = pairs_to_ask(classes_of(table)), set(zip(shortcuts['first'], shortcuts.second))
     if not pairs:
         alone = 'There is one class only, and no label that anything could give away.'
-        return [('note', 'shortcuts', alone, '', len(table))]
+        yield 'note', 'shortcuts', alone, '', len(table)
     missing = [f'{second} against {first}' for first, second in pairs if (first, second) not in asked]
-    if not missing: return []
+    if not missing: return
     unasked = f'Whether something gives the label away could not be asked of {listed(missing)}.'
-    return [('caution', 'shortcuts', unasked, 'Each class needs readable photographs of at least two patients.', 0)]
+    yield 'caution', 'shortcuts', unasked, 'Each class needs readable photographs of at least two patients.', 0
 
 def file_findings(
     unreadable:dict[str, str], # path → why
-)->list[tuple]: # rows of `FINDING_COLUMNS`
+)->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return which photographs could not be read."
-    if not unreadable: return []
+    if not unreadable: return
     n, names = len(unreadable), some(Path(path).name for path in unreadable)
-    return [('caution', 'files', f'{counted(n, "photograph")} could not be read: {names}.',
-             'They are left out of everything. Copy them again, or take them off the list.', n)]
+    yield ('caution', 'files', f'{counted(n, "photograph")} could not be read: {names}.',
+           'They are left out of everything. Copy them again, or take them off the list.', n)
 
 # %% ../../nbs/09_audit/11_audit.ipynb #86d42d8c
 @dataclass(frozen=True, eq=False)
@@ -239,8 +234,8 @@ class Audit:
     shortcuts:pd.DataFrame # of `find_shortcuts`
     unreadable:dict[str, str] # path → why
     network:bool # were features of a network compared?
-    seconds:dict[str, float] = field(default_factory=dict) # step → how long it took
-    name:str = 'photographs' # of the set
+    seconds:dict[str, float] # step → how long it took
+    name:str # of the set
 
     @property
     def serious(self)->pd.DataFrame: # rows of `findings`
@@ -262,7 +257,7 @@ def list_findings(
 
 def check_columns_to_ask(
     table:pd.DataFrame, # photo table
-    columns:tuple=(), # further columns that may give the label away
+    columns:tuple, # further columns that may give the label away
 )->None:
     "Raise an AuditError for a column split that is no split, and for columns that are missing."
     if problem := next(split_problems(table), ''):
@@ -279,7 +274,6 @@ def audit(
     embedder:Embedder|None=None, # of `load_embedder`; None: pictures and vessels are compared, features aren't
     columns:tuple=(), # further columns of the table that may give the label away, such as a clinic
     n_boot:int=2000, # resamples of the patients
-    seed:int=0, # of the resamples
     name:str='photographs', # of the set
 )->Audit:
     "Audit a set, and write no report. A photograph that can't be read is a finding."
@@ -293,7 +287,7 @@ def audit(
     if len(unreadable) == n:
         raise AuditError(f'None of {counted(n, "photograph")} could be read: {next(iter(unreadable.values()))}')
     twins = find_duplicates(table, feature_neighbours(embedder), twin_progress)
-    with steps.step('shortcuts'): shortcuts = find_shortcuts(table, measures, columns, n_boot, seed=seed)
+    with steps.step('shortcuts'): shortcuts = find_shortcuts(table, measures, columns, n_boot)
     pairs, unreadable = compare_pairs(twins.pairs, table, measures), twins.unreadable | unreadable
     findings = list_findings(table, pairs, shortcuts, unreadable)
     return Audit(table, findings, pairs, shortcuts, unreadable, embedder is not None,

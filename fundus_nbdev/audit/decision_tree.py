@@ -187,7 +187,7 @@ class TreeAnswer:
     scores:pd.DataFrame # index: metric; value, low, high; alone (one number); difference, difference_low, _high
     chosen:dict[str, int] # number that stood alone → in how many folds
     most_frequent:tuple[str, float] # the most frequent class, and its share
-    n_left_out:int = 0 # photographs with a missing number
+    n_left_out:int # photographs with a missing number
 
     @property
     def chance(self)->float: # 0–1

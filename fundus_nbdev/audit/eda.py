@@ -77,7 +77,7 @@ class Eda:
     tree:TreeAnswer|None # of `ask_tree`
     sums:dict[str, PixelSums] # class → what its photographs look like
     sample:dict[str, dict[str, np.ndarray]] # class → path → photograph, chosen at random
-    name:str = 'photographs' # of the set
+    name:str # of the set
 
     @property
     def classes(self)->list[str]: # in order
