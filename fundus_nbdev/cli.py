@@ -260,7 +260,7 @@ def print_metrics(table, metrics, scoring): # prints
     for sentence in describe_scored(table, metrics, scoring): print(sentence)
     overall = metrics.loc[metric_names([])].itertuples()
     print_rows(['metric', 'value (95 % interval)'],
-               [[name, format_interval(*numbers, digits=3)] for name, *numbers in overall])
+               [[name, format_interval(value, low, high, 3)] for name, value, low, high in overall])
     classes = per_class(metrics).map(lambda text: text.replace(' (', '\n(')).reset_index() # else it is too wide
     print_rows(classes, classes.to_numpy())
     group, n_boot = scoring['group'], metrics.attrs['n_boot']

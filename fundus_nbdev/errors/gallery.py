@@ -78,7 +78,7 @@ def explain_photos(
     if len(chosen) != len(crops) or not len(crops):
         raise ReportError(f'{len(crops)} crops and {len(chosen)} rows of classes: expected one row for each of at '
                           'least one crop')
-    x = bundle.normalise(np.stack(crops))
+    x = bundle.normalise(np.stack(list(crops)))
     with explaining(bundle.model, finest_up_to(bundle.model, x), method) as explain:
         return torch.cat([explain(x[i:i + bs], chosen[i:i + bs]).cpu() for i in range(0, len(x), bs)])
 

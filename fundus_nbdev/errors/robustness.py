@@ -326,4 +326,5 @@ class Robustness(Section):
         return {'degradation': plot_degradation(self.stability.curves, classes=self.study.classes)}
 
     def words(self)->list[str]:
+        if not self.stability: return []
         return [*describe_degradation(self.stability.points, self.study.good), describe_changes(self.stability.table)]

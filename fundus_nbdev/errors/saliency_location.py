@@ -68,7 +68,7 @@ def correlation_by_chance(
 )->float: # mean rank correlation; NaN without others
     "Correlate a map with photographs that it does not belong to."
     found = [correlate_ranks(map, other.factors[name]) for other in others]
-    return np.nanmean(found) if np.isfinite(found).any() else np.nan
+    return float(np.nanmean(found)) if np.isfinite(found).any() else np.nan
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #0b63fbb8
 LOCATION_MEASURES:dict[str, str] = { # measure → in words
