@@ -90,37 +90,32 @@ def run(
     """Train on photographs, evaluate, explain the mistakes, and write a report.
 
     Without a recipe: the embedded synthetic set."""
-    asked = [value for value in (data, corrections, folds, seed, epochs, size, out) if value is not None]
-    if resume and (asked or recipe or changes or overwrite):
+    named = {
+        # absolute, so that the saved recipe works from any folder
+        'data.source': data and str(Path(data).expanduser().absolute()),
+        'data.corrections': corrections and str(corrections.absolute()), 'data.folds': folds, 'data.size': size,
+        'seed': seed, 'training.epochs': epochs}
+    given = {name: value for name, value in named.items() if value is not None}
+    if resume and (given or recipe or changes or out or overwrite):
         raise typer.BadParameter('it goes on with the recipe in the folder: give no recipe and no other option than '
                                  f'{ONLY}.', param_hint='--resume')
     if skip_damaged and not resume: raise typer.BadParameter('it belongs to --resume.', param_hint='--skip-damaged')
     shown = dict(n_examples=n_examples, shared=shared_scale, n_stability=stability, cam=cam)
-    if resume: return go_on(resume, skip_damaged=skip_damaged, **shown)
-    if data: data = str(Path(data).expanduser().absolute()) # so that the saved recipe works from any folder
-    corrected = str(corrections.absolute()) if corrections else None
-    named = {'data.source': data, 'data.corrections': corrected, 'data.folds': folds, 'data.size': size,
-             'seed': seed, 'training.epochs': epochs}
-    follow(choose_recipe(recipe, changes, named), folder=out, overwrite=overwrite, **shown)
+    if not resume: return follow(choose_recipe(recipe, changes, given), folder=out, overwrite=overwrite, **shown)
+    from fundus_nbdev.training.run_folder import unfinished_recipe
+    follow(unfinished_recipe(resume), folder=resume, resume=True, skip_damaged=skip_damaged, **shown)
 
 
-def choose_recipe(name, changes, named): # Recipe
+def choose_recipe(name, changes, given): # Recipe
     "Find the recipe that is meant, and change the settings that were named."
     from fundus_nbdev.core.errors import RecipeError
     from fundus_nbdev.training.recipe import change_values, make_recipe, read_recipe, read_toml, recipe_file
-    file = recipe_file(name or ('photographs' if named['data.source'] else 'synthetic'))
-    given = {name: value for name, value in named.items() if value is not None}
+    file = recipe_file(name or ('photographs' if given.get('data.source') else 'synthetic'))
     values = change_values(change_values(read_toml(file), changes or []), given)
     try: return make_recipe(values)
     except RecipeError:
         read_recipe(file) # a fault that is in the file is told with its name
         raise
-
-
-def go_on(folder, **options): # writes into the run folder
-    "Take up a run that was ended before its end."
-    from fundus_nbdev.training.run_folder import unfinished_recipe
-    follow(unfinished_recipe(folder), folder=folder, resume=True, **options)
 
 
 def follow(recipe, **options): # writes a run folder
@@ -174,8 +169,7 @@ def evaluate(
                    negative=negative, values=values, decimal=decimal)
     scoring = dict(split=split or None, group=None if group == 'none' else group, n_boot=n_boot, seed=seed)
     named = dict(zip(file_names(files), files))
-    folders: dict[str, Path] = {}
-    if out: folders = {name: out/name if len(named) > 1 else out for name in named}
+    folders = {name: out/name if len(named) > 1 else out for name in named} if out else {}
     if not overwrite: refuse_to_replace([folder/'metrics.csv' for folder in folders.values()])
     if not overwrite and out and len(named) > 1: refuse_to_replace([out/'comparison.csv'])
     try: score(named, reading, scoring, dict(metric=metric, common=common), folders, out)
@@ -192,16 +186,17 @@ group=None is --group none; --negative, --values, --decimal, --split, --common a
 
 def refuse_to_replace(files): # an error where one is there
     "Refuse to write over a file."
-    there = next((file for file in files if file.exists()), None)
-    if not there: return
-    raise typer.BadParameter(f'{there} is there; choose another folder, or add --overwrite.', param_hint='--out')
+    for file in files:
+        if not file.exists(): continue
+        raise typer.BadParameter(f'{file} is there; choose another folder, or add --overwrite.', param_hint='--out')
 
 
 def pairs(words, option, file_first=True): # name in the file → name here
     "Read what an option says in words such as 0=Good."
-    found = [word.partition('=')[::2 if file_first else -2] for word in words or []]
-    if wrong := [word for word, two in zip(words or [], found) if not all(two)]:
-        raise typer.BadParameter(f'{wrong[0]!r} needs a name on both sides of =.', param_hint=option)
+    found = []
+    for word in words or []:
+        found.append(word.partition('=')[::2 if file_first else -2])
+        if not all(found[-1]): raise typer.BadParameter(f'{word!r} needs a name on both sides of =.', param_hint=option)
     if len(dict(found)) < len(found): raise typer.BadParameter('a name of the file is there twice.', param_hint=option)
     return dict(found)
 
@@ -263,11 +258,11 @@ def print_metrics(table, metrics, scoring): # prints
     from fundus_nbdev.core.text import counted, listed
     from fundus_nbdev.evaluation.metrics import format_interval, metric_names, noisy_metrics, per_class
     for sentence in describe_scored(table, metrics, scoring): print(sentence)
-    overall = metrics.loc[metric_names([])].reset_index()
+    overall = metrics.loc[metric_names([])].itertuples()
     print_rows(['metric', 'value (95 % interval)'],
-               [[name, format_interval(value, low, high, 3)] for name, value, low, high in overall.to_numpy()])
+               [[name, format_interval(value, low, high, 3)] for name, value, low, high in overall])
     classes = per_class(metrics).map(lambda text: text.replace(' (', '\n(')).reset_index() # else it is too wide
-    print_rows(list(classes), classes.to_numpy().tolist())
+    print_rows(classes, classes.to_numpy())
     group, n_boot = scoring['group'], metrics.attrs['n_boot']
     over = {'patient': 'patients', None: 'photographs'}.get(group, f'values of {group}')
     if n_boot:
@@ -295,11 +290,10 @@ def print_rows(names, rows): # prints
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
     table = Table(box=SIMPLE_HEAD)
-    for i, name in enumerate(names): table.add_column(Text(str(name)), justify='right' if i else 'left')
-    for row in rows: table.add_row(*[Text(str(cell)) for cell in row])
-    Console(highlight=False).print(table)
+    for i, name in enumerate(names): table.add_column(str(name), justify='right' if i else 'left')
+    for row in rows: table.add_row(*map(str, row))
+    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 def save_metrics(folder, table, metrics, scoring): # writes metrics.csv and figures/*.png

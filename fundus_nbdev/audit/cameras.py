@@ -45,9 +45,7 @@ def count_cameras(
     most:int=8, # groups that are named
 )->pd.DataFrame: # index: camera, the most frequent first; columns: classes, all
     "Count the photographs of each class that each camera took."
-    camera = cameras[table.path].to_numpy()
-    counts = pd.crosstab(camera[camera != ''], table.label[camera != ''])
-    counts = counts.reindex(columns=classes_of(table), fill_value=0)
+    counts = pd.crosstab(cameras[table.path].to_numpy(), table.label)[classes_of(table)].drop('', errors='ignore')
     counts = counts.assign(all=counts.sum(axis=1)).sort_values('all', ascending=False, kind='stable')
     if len(counts) <= most: return counts
     rest = counts.iloc[most:]
@@ -61,14 +59,14 @@ def describe_cameras(
     "Describe sizes and cameras in words."
     known = measures.dropna(subset=['width'])
     if not len(known): return 'No photograph could be read.'
-    sizes = known.groupby(['width', 'height']).size().sort_values(ascending=False)
+    sizes = known.value_counts(['width', 'height'])
     (width, height), n = sizes.index[0], sizes.iloc[0]
     size = f'All are {width:.0f} × {height:.0f} pixels.'
     if len(sizes) > 1:
         size = (f'They come in {len(sizes)} sizes, most often {width:.0f} × {height:.0f} pixels '
                 f'({100 * n / len(known):.0f} %).')
-    named = int((known.camera.astype(object).fillna('') != '').sum())
+    named = (~known.camera.isin(['', np.nan])).sum()
     camera = 'None names its camera; by size'
     if named: camera = f'{named:,} of {len(known):,} name their camera; by name, size'
-    groups = cameras[measures['width'].notna()].nunique()
-    return f'{size} {camera} and shape of the field they fall into {counted(groups, "group")}.'
+    groups = counted(cameras[known.index].nunique(), 'group')
+    return f'{size} {camera} and shape of the field they fall into {groups}.'

@@ -65,13 +65,13 @@ def tree_nodes(
     "Return the questions and answers of a tree, and how many photographs arrive at each."
     tree, path = model.tree_, model.decision_path(values.astype(float)).toarray().astype(bool)
     reached = np.flatnonzero(path.any(axis=0)) # what stood below idle questions isn't
-    place = {old: new for new, old in enumerate(reached)} | {-1: -1}
+    place = pd.Index(reached).get_indexer # −1 for an answer's children
     factors = ['' if k < 0 else values.columns[k] for k in tree.feature[reached]]
     nodes = pd.DataFrame({
         'factor': factors,
         'threshold': np.where(tree.feature[reached] < 0, np.nan, tree.threshold[reached]),
-        'yes': [place[child] for child in tree.children_left[reached]],
-        'no': [place[child] for child in tree.children_right[reached]],
+        'yes': place(tree.children_left[reached]),
+        'no': place(tree.children_right[reached]),
         'answer': model.classes_[tree.value[reached, 0].argmax(1)]})
     for name in classes_of(table): nodes[f'n_{name}'] = path[(table.label == name).to_numpy()][:, reached].sum(axis=0)
     return nodes
@@ -80,7 +80,7 @@ def tree_classes(
     nodes:pd.DataFrame, # of `tree_nodes`
 )->list[str]: # in order
     "Return the classes that a tree tells apart."
-    return [name[2:] for name in nodes if name.startswith('n_')]
+    return [name[2:] for name in nodes.filter(like='n_')]
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #51afe073
 def plot_decision_tree(
@@ -109,8 +109,7 @@ def _box_text(node):
     "Return a question, or an answer with its photographs."
     if node.factor:
         return f'{fill(NOUNS.get(node.factor, node.factor), 14)}\nbelow {short_number(node.threshold)}?'
-    n = sum(value for name, value in node.items() if name.startswith('n_'))
-    return f'{fill(node.answer, 14)}\n{node["n_" + node.answer]} of {n}'
+    return f'{fill(node.answer, 14)}\n{node["n_" + node.answer]} of {node.filter(like="n_").sum()}'
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #7254cea7
 def path_to(
@@ -139,8 +138,7 @@ def describe_rules(
     nodes:pd.DataFrame, # of `tree_nodes`
 )->list[str]: # one sentence an answer, those with the most photographs first
     "Say what a tree says, rule by rule."
-    n = nodes[[f'n_{name}' for name in tree_classes(nodes)]].sum(axis=1)
-    said = []
+    n, said = nodes.filter(like='n_').sum(axis=1), []
     for i in n[nodes.factor == ''].sort_values(ascending=False, kind='stable').index:
         answer = nodes.answer[i]
         right = f'{nodes.loc[i, "n_" + answer]} of {n[i]} such photographs are {answer}'
@@ -171,10 +169,10 @@ def judge_tree(
     classes, x, y = classes_of(table), values.to_numpy(float), table.label.to_numpy(object)
     shares, fold_of, asked = np.zeros((len(x), len(classes))), np.zeros(len(x), int), []
     for fold, (grown, judged) in enumerate(folds):
-        columns = [choose_one(x[grown], y[grown])] if alone else list(range(x.shape[1]))
+        columns = [choose_one(x[grown], y[grown])] if alone else range(x.shape[1])
         asked.append([values.columns[k] for k in columns])
         model = tree_model(len(grown), len(classes)).fit(x[np.ix_(grown, columns)], y[grown])
-        order = [list(model.classes_).index(name) for name in classes]
+        order = np.searchsorted(model.classes_, classes)
         shares[judged] = model.predict_proba(x[np.ix_(judged, columns)])[:, order]
         fold_of[judged] = fold
     answers = prediction_table(table.drop(columns='split', errors='ignore').assign(fold=fold_of), classes, shares)
@@ -189,7 +187,7 @@ class TreeAnswer:
     scores:pd.DataFrame # index: metric; value, low, high; alone (one number); difference, difference_low, _high
     chosen:dict[str, int] # number that stood alone → in how many folds
     most_frequent:tuple[str, float] # the most frequent class, and its share
-    n_left_out:int = 0 # photographs with a missing number
+    n_left_out:int # photographs with a missing number
 
     @property
     def chance(self)->float: # 0–1
@@ -220,7 +218,7 @@ def ask_tree(
     frequent = part.label.value_counts(normalize=True)
     model = grow_tree(x, part)
     return TreeAnswer(model, tree_nodes(model, x, part), evaluate(tree, n_boot).loc[names].join(apart), chosen,
-                      (frequent.index[0], float(frequent.iloc[0])), int((~known).sum()))
+                      (frequent.index[0], frequent.iloc[0]), (~known).sum())
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #5df345c6
 def describe_tree(
@@ -234,7 +232,7 @@ def describe_tree(
         return ['Together they tell no more: a small decision tree, judged on patients that it had not seen, is not, '
                 f'or hardly, better than chance (balanced accuracy {score["balanced_accuracy"]}; '
                 f'chance is {tree.chance:.2f}).']
-    questions, (name, share) = int((tree.nodes.factor != '').sum()), tree.most_frequent
+    questions, (name, share) = (tree.nodes.factor != '').sum(), tree.most_frequent
     return [f'A decision tree of {counted(questions, "question")}, judged on patients that it had not seen, has a '
             f'balanced accuracy of {score["balanced_accuracy"]}; chance is {tree.chance:.2f}. '
             f'Its accuracy is {score["accuracy"]}, where always answering {name} has {share:.2f}; '

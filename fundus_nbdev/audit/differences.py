@@ -121,8 +121,9 @@ def within_classes(
     name:str, # a column
 )->pd.Series: # of every column with it, −1…1; NaN where either never changes
     "Return rank correlations within the classes: which numbers go together with one, whatever the class."
-    ranks = values.groupby(np.asarray(labels)).rank()
-    centred = ranks - ranks.groupby(np.asarray(labels)).transform('mean')
+    classes = np.asarray(labels)
+    ranks = values.groupby(classes).rank()
+    centred = ranks - ranks.groupby(classes).transform('mean')
     return centred.corrwith(centred[name])
 
 # %% ../../nbs/09_audit/04_differences.ipynb #51170d5a
@@ -175,7 +176,7 @@ def describe_pair(
     rows = clear(separation)
     rows = rows[(rows['first'] == pair[0]) & (rows.second == pair[1])]
     if not len(rows): return [f'None of the {values.shape[1]} numbers measured tells {pair[1]} from {pair[0]} clearly.']
-    lead, rest = rows.iloc[0], [row for _, row in rows.iloc[1:].iterrows()]
+    lead, *rest = (row for _, row in rows.iterrows())
     said = [lead_sentence(lead)]
     if rest:
         also = listed([f'{phrase(row)} ({in_hundred(max(row.auc, 1 - row.auc))})' for row in rest])
@@ -210,17 +211,16 @@ def plot_numbers(
     labels:pd.Series, # their classes, (N,)
     classes:list[str], # in order
     separation:pd.DataFrame, # of `separate_classes`
-    columns:int=4, # panels a row
 )->Figure:
     "Plot every number as distributions, one below the other."
-    rows = -(-values.shape[1] // columns)
+    rows = -(-values.shape[1] // 4) # four panels a row
     figure = Figure((7.6, rows * (.75 + .34 * len(classes))), dpi=80, layout='constrained')
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    panels = figure.subplots(rows, 4, squeeze=False).ravel()
     for axes in panels[values.shape[1]:]: axes.axis('off')
     for axes, name in zip(panels, values):
         _draw_number(axes, values[name], np.asarray(labels), classes)
         axes.set_title(NOUNS.get(name, name), size=8, loc='left')
-        effect = separation[separation.name == name].dropna(subset=['delta']).sort_values('delta', key=abs).delta
+        effect = separation.delta[separation.name == name].dropna().sort_values(key=abs)
         if not len(effect): continue
         corner = f'δ {effect.iloc[-1]:+.2f}'.replace('-', '−')
         axes.text(1, 1, corner, size=7, ha='right', va='top', transform=axes.transAxes, color='#5a6675')

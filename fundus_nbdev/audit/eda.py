@@ -10,7 +10,7 @@ __all__ = ['NOTE', 'check_audit_table', 'class_counts', 'Eda', 'examine', 'descr
 
 # %% ../../nbs/09_audit/09_eda.ipynb #d1bf9be7
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 import re
 
@@ -38,12 +38,10 @@ from .univariate import clear, plot_separation
 from ..core.errors import AuditError
 from ..core.files import write_whole
 from ..core.html import as_jpeg, as_png, as_uri, render_page
-from ..core.text import counted, listed
-from ..data.photo_table import double_problems, shape_problems, value_problems
+from ..core.text import counted, listed, numbered
+from ..data.photo_table import count_photos, double_problems, shape_problems, value_problems
 from ..data.table import read_table
 from ..photos.photo import show_photos
-from ..core.text import numbered
-from ..data.photo_table import count_photos
 
 # %% ../../nbs/09_audit/09_eda.ipynb #db316395
 def check_audit_table(
@@ -60,8 +58,8 @@ def class_counts(
     unreadable:Collection[str]=(), # paths that could not be read
 )->pd.DataFrame: # index: classes, then 'all'; columns photographs, share, patients, unreadable
     "Count photographs and patients of each class."
-    counts = count_photos(table.drop(columns='split', errors='ignore')).droplevel(1, axis=1)
-    broken = table.label[table.path.isin(list(unreadable))].value_counts().reindex(counts.index, fill_value=0)
+    counts = count_photos(table).xs('all', axis=1, level=1)
+    broken = table.label[table.path.isin(unreadable)].value_counts().reindex(counts.index, fill_value=0)
     broken['all'] = broken.sum()
     counts = counts.assign(share=counts.photographs / len(table), unreadable=broken)
     return counts[['photographs', 'share', 'patients', 'unreadable']]
@@ -79,13 +77,12 @@ class Eda:
     tree:TreeAnswer|None # of `ask_tree`
     sums:dict[str, PixelSums] # class → what its photographs look like
     sample:dict[str, dict[str, np.ndarray]] # class → path → photograph, chosen at random
-    name:str = 'photographs' # of the set
-    folder:Path|None = None # where it was written
+    name:str # of the set
 
     @property
     def classes(self)->list[str]: # in order
         "Return the classes."
-        return [name for name in self.counts.index if name != 'all']
+        return list(self.counts.index.drop('all'))
 
     @property
     def values(self)->pd.DataFrame: # (N,K), in the order of the table
@@ -100,7 +97,7 @@ class Eda:
 # %% ../../nbs/09_audit/09_eda.ipynb #7462221d
 def examine(
     table:pd.DataFrame, # photo table
-    folder:Path|None=None, # where measurements are kept, so that a killed job goes on
+    folder:str|Path|None=None, # where measurements are kept, so that a killed job goes on
     progress:Callable|None=None, # called with (steps done, all steps), two steps a photograph
     crop:str|None=None, # a key of `CROPS`; None: 'fov' where at least half of the photographs show a field of view
     examples:int=12, # photographs of each class in the random sample
@@ -118,7 +115,7 @@ def examine(
     crop = crop or choose_crop(measures)
     values = measures.loc[table.path, numbers_for(crop)].reset_index(drop=True)
     unreadable = measures.attrs['unreadable']
-    paths = choose_sample(table[~table.path.isin(list(unreadable))], examples, seed)
+    paths = choose_sample(table[~table.path.isin(unreadable)], examples, seed)
     sums, photos = sum_pixels(table, crop, set().union(*paths.values()), progress=second_half)
     def photos_of(label): return {path: photos[path] for path in paths[label] if path in photos}
     return Eda(table, measures, crop, class_counts(table, unreadable), name_cameras(measures),
@@ -273,7 +270,6 @@ def look_at_data(
     if crop is not None: numbers_for(crop)
     table = source if isinstance(source, pd.DataFrame) else read_table(source, classes)
     name = Path(table.attrs.get('source', 'photographs')).name
-    eda = examine(table, None if out is None else Path(out), progress, crop, examples, n_boot, seed, name)
-    if out is None: return eda
-    write_eda(eda, out)
-    return replace(eda, folder=Path(out))
+    eda = examine(table, out, progress, crop, examples, n_boot, seed, name)
+    if out is not None: write_eda(eda, out)
+    return eda

@@ -15,9 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..core.parallel import or_reason
 from ..core.errors import AuditError
-from ..core.parallel import map_threads
+from ..core.parallel import map_threads, or_reason
 from ..data.pairs import most_alike
 from ..photos.field_of_view import load_crop
 
@@ -72,17 +71,15 @@ def embed_photos(
         loaded = dict(zip(batch, map_threads(load, batch)))
         crops = {path: crop for path, crop in loaded.items() if not isinstance(crop, str)}
         unreadable |= {path: reason for path, reason in loaded.items() if isinstance(reason, str)}
-        if crops: rows |= zip(crops, _embed(embedder, list(crops.values())))
+        if crops:
+            photos = torch.from_numpy(np.stack(list(crops.values()))).permute(0, 3, 1, 2).contiguous()
+            rows |= zip(crops, embedder(photos).numpy())
         if progress: progress(start + len(batch), len(paths))
     missing = np.full(len(next(iter(rows.values()), [])), np.nan, np.float32)
     index = pd.Index(paths, name='path', dtype=object)
     table = pd.DataFrame([rows.get(path, missing) for path in paths], index=index)
     table.attrs['unreadable'] = unreadable
     return table
-
-def _embed(embedder, crops):
-    "Return the features of one batch."
-    return embedder(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()).numpy()
 
 # %% ../../nbs/09_audit/05_embeddings.ipynb #fbd75234
 def unit_vectors(

@@ -16,10 +16,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .differences import class_colours
-from ..core.parallel import or_reason
 from ..data.pixels import CROPS
 from ..data.photo_table import classes_of
-from ..core.parallel import each_in_threads
+from ..core.parallel import each_in_threads, or_reason
 
 # %% ../../nbs/09_audit/08_mean_photos.ipynb #a70196ca
 @dataclass(eq=False)
@@ -57,10 +56,9 @@ def choose_sample(
     seed:int=0, # of the choice
 )->dict[str, list[str]]: # class → paths
     "Choose some photographs of each class at random."
-    def some_of(name):
-        paths = table[table.label == name].path.sort_values() # so that the order of the table plays no part
-        return paths.sample(frac=1, random_state=seed).head(n).tolist()
-    return {name: some_of(name) for name in classes_of(table)}
+    paths = table.sort_values('path').groupby('label').path # so that the order of the table plays no part
+    return {name: paths.get_group(name).sample(frac=1, random_state=seed).head(n).tolist()
+            for name in classes_of(table)}
 
 # %% ../../nbs/09_audit/08_mean_photos.ipynb #78d24c73
 def sum_pixels(

@@ -6,14 +6,13 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/09_audit/properties.html.md"""
 
 # %% auto #0
 __all__ = ['LUMINANCE_TABLE', 'PROPERTIES', 'CONTENT', 'WORDS', 'MEASURED_COLUMNS', 'jpeg_quality', 'file_properties',
-           'frame_properties', 'content_properties', 'measure_photo', 'measure_each', 'measure_factors', 'file_stamp',
-           'kept_measures', 'measure_table']
+           'frame_properties', 'content_properties', 'measure_photo', 'measure_factors', 'file_stamp', 'kept_measures',
+           'measure_table']
 
 # %% ../../nbs/09_audit/01_properties.ipynb #c5155b80
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-import os
 import time
 
 import cv2
@@ -27,7 +26,7 @@ from ..data.photo_table import file_of
 from ..photos.factors import FACTORS, quality_factors
 from ..photos.field_of_view import FieldOfView, crop_fov, find_fov
 from ..photos.photo import open_photo
-from ..core.parallel import each_in_threads, or_reason
+from ..core.parallel import each_in_threads, map_threads, or_reason
 
 # %% ../../nbs/09_audit/01_properties.ipynb #9a96c80d
 LUMINANCE_TABLE = sorted([ # of ITU-T T.81, table K.1
@@ -140,22 +139,8 @@ def measure_photo(
             | quality_factors(rgb, fov))
 
 # %% ../../nbs/09_audit/01_properties.ipynb #3b613ea9
-def measure_each(
-    function:Callable, # of a path, to a dict
-    paths:list, # photos, each once
-    columns:list[str], # keys of the dict
-    progress:Callable|None=None, # called with (photographs done, all photographs)
-    keep:Callable|None=None, # called with the answers so far, a dict path → answer, after each photograph
-)->pd.DataFrame: # index: path; NaN where a photo can't be read, attrs['unreadable'] says why
-    "Measure each photograph, on all cores, and return a row for each."
-    found:dict[str, dict|str] = {}
-    for path, answer in zip(paths, each_in_threads(partial(or_reason, function), paths, progress)):
-        found[path] = answer
-        if keep: keep(found)
-    return _as_table(found, columns)
-
 def _as_table(found, columns):
-    "Return answers as a table, with the reasons beside it."
+    "Return answers as a table, NaN where there is none, with the reasons beside it."
     rows = [{} if isinstance(answer, str) else answer for answer in found.values()]
     table = pd.DataFrame(rows, index=pd.Index(found, name='path', dtype=object), columns=columns)
     numbers = [name for name in columns if name != 'camera']
@@ -169,30 +154,32 @@ def measure_factors(
     progress:Callable|None=None, # called with (photographs done, all photographs)
 )->pd.DataFrame: # index: path; columns `FACTORS`; NaN where a photo can't be read, attrs['unreadable'] says why
     "Measure the quality factors of many photographs, on all cores."
+    paths = list(dict.fromkeys(map(str, paths)))
     def factors(path): return quality_factors(open_photo(path, 768))
-    return measure_each(factors, list(dict.fromkeys(map(str, paths))), list(FACTORS), progress)
+    answers = map_threads(partial(or_reason, factors), paths, progress)
+    return _as_table(dict(zip(paths, answers)), list(FACTORS))
 
 # %% ../../nbs/09_audit/01_properties.ipynb #f2e159ba
 def file_stamp(
     path:str, # a photo, or 'file.npz#123'
 )->str: # size in bytes and time of the last change; '' where there is no file
     "Return the text by which a changed file is recognised."
-    try: stat = os.stat(file_of(path))
+    try: stat = Path(file_of(path)).stat()
     except OSError: return ''
     return f'{stat.st_size}-{stat.st_mtime_ns}'
 
 # %% ../../nbs/09_audit/01_properties.ipynb #cb02f0aa
 def kept_measures(
-    file:Path, # measures.csv
+    file:Path|None, # measures.csv
     paths:list[str], # photos of now
 )->dict[str, dict]: # path → answer, of the photos that were measured and have not changed
     "Read what was measured before."
-    if not file.is_file(): return {}
+    if not (file and file.is_file()): return {}
     kept = pd.read_csv(file, dtype={'path': str, 'stamp': str, 'camera': str}).set_index('path')
     if missing := [name for name in MEASURED_COLUMNS if name not in kept]:
         raise AuditError(f'{file} has no column {", ".join(missing)}: another version wrote it, or it is another file. '
                          'Remove it, or name another folder.')
-    unchanged = kept.stamp == [file_stamp(path) for path in kept.index]
+    unchanged = kept.stamp == kept.index.map(file_stamp)
     kept = kept[kept.index.isin(paths) & ~kept.index.duplicated() & unchanged]
     return kept[MEASURED_COLUMNS].assign(camera=kept.camera.fillna('')).to_dict('index')
 
@@ -205,32 +192,21 @@ def measure_table(
 )->pd.DataFrame: # a row a path, in their order; `MEASURED_COLUMNS`, NaN where unreadable, attrs['unreadable'] says why
     "Measure all photographs of a table. With a folder: writes measures.csv."
     paths = list(dict.fromkeys(table.path))
-    kept = _Kept(Path(folder)/'measures.csv' if folder else None, paths, every)
-    n_before = len(kept.before)
+    file = Path(folder)/'measures.csv' if folder else None
+    found, saved = kept_measures(file, paths), time.monotonic()
+    missing = [path for path in paths if path not in found]
     def shown(done, n):
-        if progress: progress(n_before + done, n_before + n)
-    missing = [path for path in paths if path not in kept.before]
-    new = measure_each(measure_photo, missing, MEASURED_COLUMNS, shown, kept.now_and_then)
-    found = kept.before | new.to_dict('index')
-    result = _as_table({path: found[path] for path in paths}, MEASURED_COLUMNS)
-    result.attrs['unreadable'] = unreadable = new.attrs['unreadable']
-    kept.save({path: row for path, row in found.items() if path not in unreadable})
-    return result
+        if progress: progress(len(paths) - n + done, len(paths))
+    for path, answer in zip(missing, each_in_threads(partial(or_reason, measure_photo), missing, shown)):
+        found[path] = answer
+        if file and time.monotonic() - saved > every:
+            _keep(file, found)
+            saved = time.monotonic()
+    if file: _keep(file, found)
+    return _as_table({path: found[path] for path in paths}, MEASURED_COLUMNS)
 
-class _Kept:
-    "Keep what was measured in a file."
-    def __init__(self, file, paths, every):
-        self.file, self.every, self.saved = file, every, time.monotonic()
-        self.before = kept_measures(file, paths) if file else {}
-
-    def now_and_then(self, found):
-        "Save the answers so far where that was long ago."
-        if self.file and time.monotonic() - self.saved > self.every: self.save(self.before | found)
-
-    def save(self, found):
-        "Replace the file; photographs that can't be read are tried again next time."
-        if not self.file: return
-        rows = {path: answer for path, answer in found.items() if not isinstance(answer, str)}
-        stamps = {path: file_stamp(path) for path in rows}
-        write_whole(self.file, _as_table(rows, MEASURED_COLUMNS).assign(stamp=stamps).to_csv())
-        self.saved = time.monotonic()
+def _keep(file, found):
+    "Write what was measured; photographs that can't be read are tried again next time."
+    rows = {path: answer for path, answer in found.items() if not isinstance(answer, str)}
+    stamped = _as_table(rows, MEASURED_COLUMNS).assign(stamp=list(map(file_stamp, rows)))
+    write_whole(file, stamped.to_csv())

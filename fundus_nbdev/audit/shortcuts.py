@@ -70,7 +70,7 @@ def range_scores(
     for grown, judged in folds:
         tree = DecisionTreeClassifier(max_depth=2, min_samples_leaf=max(5, len(grown) // 20), random_state=0)
         tree.fit(x[grown], positive[grown], weights[grown] + 1e-9)
-        scores[judged] = tree.predict_proba(x[judged])[:, list(tree.classes_).index(True)]
+        scores[judged] = tree.predict_proba(x[judged])[:, 1]
     return scores
 
 def group_scores(
@@ -111,11 +111,9 @@ def content_chances(
 )->np.ndarray: # chance of the second class, were both as frequent, (n,), 0–1
     "Return what the retina alone says of the class."
     from sklearn.linear_model import LogisticRegression
-    chances = np.full(len(content), .5)
-    for grown, judged in folds:
-        model = LogisticRegression(C=.3, class_weight='balanced', max_iter=1000).fit(content[grown], positive[grown])
-        chances[judged] = model.predict_proba(content[judged])[:, list(model.classes_).index(True)]
-    return chances
+    from sklearn.model_selection import cross_val_predict
+    model = LogisticRegression(C=.3, class_weight='balanced', max_iter=1000)
+    return cross_val_predict(model, content, positive, cv=folds, method='predict_proba')[:, 1]
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #7fcabac8
 def overlap_weights(
@@ -172,7 +170,7 @@ def weighted_auc(
         smaller = np.cumsum(first, 1) - first / 2 # ties count half
         with np.errstate(invalid='ignore', divide='ignore'):
             return ((second * smaller).sum(1) / (first.sum(1) * second.sum(1)))[:, None]
-    value, low, high = estimate(auc, ['auc'], group.max() + 1, n_boot, seed).loc['auc', ['value', 'low', 'high']]
+    value, low, high = estimate(auc, ['auc'], group.max() + 1, n_boot, seed).loc['auc']
     return value, low, high
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #3f3c32f8
@@ -206,12 +204,10 @@ def make_pair(
 )->Pair|None: # None where a class has too few patients
     "Prepare the questions about two classes."
     rows = np.arange(len(table)) if first == OTHERS else np.flatnonzero(table.label.isin([first, second]))
-    positive = table.label.to_numpy()[rows] == second
-    label = np.where(positive, second, first)
-    part = pd.DataFrame({'label': label, 'patient': table.patient.to_numpy()[rows]})
+    positive, patient = (table.label == second).to_numpy()[rows], table.patient.to_numpy()[rows]
+    part = pd.DataFrame({'label': np.where(positive, second, first), 'patient': patient})
     if not (folds := patient_folds(part)): return None
-    chances = content_chances(content[rows], positive, folds)
-    return Pair(first, second, rows, part, positive, content[rows], chances)
+    return Pair(first, second, rows, part, positive, content[rows], content_chances(content[rows], positive, folds))
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #f898621d
 def ask_property(
@@ -221,7 +217,7 @@ def ask_property(
     ways:tuple=tuple(WAYS), # ways to ask
 )->dict[str, tuple]: # way → scores, positive, patients, weights where the property is known; empty: nothing to ask
     "Return what a property says of each photograph, in each way that it can be asked."
-    known = np.flatnonzero(pd.Series(values).notna().to_numpy())
+    known = np.flatnonzero(pd.notna(values))
     part, positive = pair.part.iloc[known].reset_index(drop=True), pair.positive[known]
     if len(set(values[known])) < 2 or not (folds := patient_folds(part)): return {}
     weights, found = pair.weights[known] if equal else np.ones(len(known)), {}
@@ -269,10 +265,10 @@ def find_shortcuts(
     seed:int=0, # of the resamples
 )->pd.DataFrame: # `SHORTCUT_COLUMNS`, a row a property and pair, the worst first; only equal_… may lie below 0.5
     "Find the properties that predict the label, and say whether they do so beyond the picture."
-    table = table[measures.sharpness.notna().reindex(table.path).to_numpy()].reset_index(drop=True)
+    table = table[measures.sharpness[table.path].notna().to_numpy()].reset_index(drop=True)
     if not len(table): return pd.DataFrame(columns=SHORTCUT_COLUMNS)
     properties, content = property_table(table, measures, columns), content_scores(table, measures)
-    pairs = [make_pair(table, content, first, second) for first, second in pairs_to_ask(classes_of(table))]
+    pairs = [make_pair(table, content, *classes) for classes in pairs_to_ask(classes_of(table))]
     asked = [(pair, *each) for pair in pairs if pair for each in _ask_all(pair, properties)]
     p_holm = holm([row['p'] for _, _, row, _ in asked])
     guessed, rows = (measures.camera.fillna('') == '').mean() > .5, []
@@ -301,10 +297,9 @@ def _complete(pair, values, answer, row, n_boot, least, seed):
     scores, positive, patients, _ = answer
     sign, maybe = 1 if row['way'] != 'size' or row['larger_in'] == pair.second else -1, row['p_holm'] < .05
     auc, low, high = auc_interval(sign * scores, positive, patients, n_boot if maybe else min(n_boot, 200), seed)
-    content_auc = auc_interval(pair.chances, pair.positive, pair.part.patient.to_numpy(), 0)[0]
+    content_auc = auc_interval(pair.chances, pair.positive, pair.part.patient, 0)[0]
     row |= {'first': pair.first, 'second': pair.second, 'low': low, 'high': high, 'content_auc': content_auc,
-            'n_equal': pair.n_equal, 'n_first': int((~positive).sum()), 'n_second': int(positive.sum()),
-            'equal_auc': np.nan, 'equal_low': np.nan, 'equal_high': np.nan}
+            'n_equal': pair.n_equal, 'n_first': (~positive).sum(), 'n_second': positive.sum()}
     if not (maybe and low > least): return row
     scores, positive, patients, weights = ask_property(pair, values, True, (row['way'],))[row['way']]
     equal = weighted_auc(sign * scores, positive, patients, weights, n_boot, seed)
@@ -312,8 +307,7 @@ def _complete(pair, values, answer, row, n_boot, least, seed):
 
 def _order(table):
     "Keep one way a property and pair: by its size, unless only ranges tell. The worst verdict comes first."
-    rank, by = table.verdict.map(list(VERDICTS).index), table.way.map(list(WAYS).index)
-    table = table.assign(rank=rank, dull=(rank == 2).astype(int), by=by).sort_values(['dull', 'by'], kind='stable')
+    rank, by = table.verdict.map(VERDICTS.index), table.way.map(list(WAYS).index)
+    table = table.assign(rank=rank, dull=rank == 2, by=by).sort_values(['dull', 'by'])
     table = table.drop_duplicates(['property', 'first', 'second'])
-    table = table.sort_values(['rank', 'auc'], ascending=[True, False], kind='stable')
-    return table[SHORTCUT_COLUMNS].reset_index(drop=True)
+    return table.sort_values(['rank', 'auc'], ascending=[True, False], ignore_index=True)[SHORTCUT_COLUMNS]

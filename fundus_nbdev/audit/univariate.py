@@ -32,7 +32,7 @@ def auc_interval(
     "Return the chance that a photograph of the second group has the larger value."
     group, ranking = pd.factorize(patients)[0], rank(values, positive)
     def auc(weights): return auc_and_precision(weights, group, ranking)[0][:, None]
-    value, low, high = estimate(auc, ['auc'], group.max() + 1, n_boot, seed).loc['auc', ['value', 'low', 'high']]
+    value, low, high = estimate(auc, ['auc'], group.max() + 1, n_boot, seed).loc['auc']
     return value, low, high
 
 # %% ../../nbs/09_audit/02_univariate.ipynb #818d5cd1
@@ -43,9 +43,9 @@ def rank_sum_p(
 )->float: # two-sided; NaN where a group is empty
     "Return the p value of 'both groups have the same distribution', a patient as one observation."
     from scipy.stats import mannwhitneyu
-    means = pd.Series(values).groupby([np.asarray(positive), np.asarray(patients)]).mean()
-    first, second = (means[means.index.get_level_values(0) == side] for side in (False, True))
-    return float(mannwhitneyu(first, second).pvalue) if len(first) and len(second) else np.nan
+    means = pd.Series(values).groupby([positive, patients]).mean()
+    sides = [means.get(side, ()) for side in (False, True)]
+    return mannwhitneyu(*sides).pvalue if all(map(len, sides)) else np.nan
 
 # %% ../../nbs/09_audit/02_univariate.ipynb #f9846823
 def patient_folds(
@@ -55,12 +55,12 @@ def patient_folds(
 )->list: # of pairs: rows to fit on, rows to judge on; empty where a class has too few patients
     "Divide photographs into folds over patients, each with every class to fit on."
     from sklearn.model_selection import StratifiedGroupKFold
-    k = min(k, table.groupby('label').patient.nunique().min())
-    if k < 2 or table.label.nunique() < 2: return []
+    patients = table.groupby('label').patient.nunique()
+    k = min(k, patients.min())
+    if k < 2 or len(patients) < 2: return []
     splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
     folds = list(splitter.split(table, table.label, table.patient))
-    classes = set(table.label)
-    whole = all(len(judged) and set(table.label.iloc[fitted]) == classes for fitted, judged in folds)
+    whole = all(len(judged) and table.label.iloc[fitted].nunique() == len(patients) for fitted, judged in folds)
     return folds if whole else []
 
 # %% ../../nbs/09_audit/02_univariate.ipynb #93d65919
@@ -70,14 +70,13 @@ def check_columns(
     patients:list, # (N,)
 )->tuple[pd.DataFrame, np.ndarray, np.ndarray]: # values, (N,K), float; labels and patients, (N,)
     "Return numbers, labels and patients as they are needed; raise an AuditError where they don't fit together."
-    values = values.to_frame(values.name or 'value') if isinstance(values, pd.Series) else values
+    if isinstance(values, pd.Series): values = values.to_frame(values.name or 'value')
     if words := [name for name in values if not pd.api.types.is_numeric_dtype(values[name])]:
         raise AuditError(f'{", ".join(words)}: found words; expected numbers. Leave the column out.')
     if not len(values) == len(labels) == len(patients):
         raise AuditError(f'{len(values)} rows of numbers, {len(labels)} labels, {len(patients)} patients: '
                          'expected as many of each')
-    return (values.reset_index(drop=True).astype(float),
-            np.array(list(labels), object), np.array(list(patients), object))
+    return values.reset_index(drop=True).astype(float), np.array(labels, object), np.array(patients, object)
 
 # %% ../../nbs/09_audit/02_univariate.ipynb #1a8c5638
 SEPARATION_COLUMNS:list[str] = [ # of `separate`
@@ -103,8 +102,8 @@ def _compare(value, labels, patients, pair, n_boot, seed):
     "Return n_first to p of one number and one pair."
     known = pd.Series(labels).isin(pair).to_numpy() & ~np.isnan(value)
     value, positive, patients = value[known], labels[known] == pair[1], patients[known]
-    n = [int((~positive).sum()), int(positive.sum())]
-    if not all(n): return [*n] + [np.nan] * 5
+    n = [(~positive).sum(), positive.sum()]
+    if not all(n): return n + [np.nan] * 5
     auc, low, high = auc_interval(value, positive, patients, n_boot, seed)
     return [*n, auc, low, high, 2 * auc - 1, rank_sum_p(value, positive, patients)]
 

@@ -18,8 +18,8 @@ from ..core.html import Section, section
 from ..core.text import counted, listed
 from .robustness import Stability, limits
 from .slices import Causes
+from .study import Study
 from ..evaluation.predictions import classes_of_predictions, scored_part
-from ..training.recipe import Recipe
 
 # %% ../../nbs/10_errors/10_advice.ipynb #d5948563
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ def advise_on_confusion(
 )->list[Advice]: # none where there is nothing to say
     "Advise on the most frequent mistake."
     part = scored_part(predictions)
-    wrong = part[part['label'] != part['pred']]
+    wrong = part[part.label != part.pred]
     if len(wrong) < 5: return []
-    kinds = wrong.groupby(['label', 'pred']).size().sort_values(ascending=False, kind='stable')
-    (label, pred), n = kinds.index[0], kinds.iloc[0]
+    kinds = wrong.groupby(['label', 'pred']).size()
+    (label, pred), n = kinds.idxmax(), kinds.max()
     if len(classes_of_predictions(part)) == 2: least *= 2
     if n < least * len(wrong): return []
     return [Advice(f'{n} of {len(wrong)} mistakes are {label} photographs that were called {pred}.',
@@ -54,8 +54,8 @@ def advise_on_numbers(
 )->list[Advice]: # none where there is nothing to say
     "Advise on a class that is rare, and recognised worst."
     part, classes = scored_part(predictions), classes_of_predictions(predictions)
-    recall = (part['label'] == part['pred']).groupby(part['label']).mean().reindex(classes)
-    counts = table['label'].value_counts().reindex(classes, fill_value=0)
+    recall = (part.label == part.pred).groupby(part.label).mean().reindex(classes)
+    counts = table.label.value_counts().reindex(classes, fill_value=0)
     worst = recall.idxmin()
     if counts[worst] != counts.min() or counts[worst] >= .8 * counts.max() or recall[worst] > .9: return []
     return [Advice(f'{worst} is recognised worst (recall {recall[worst]:.2f}), and has the fewest photographs '
@@ -74,23 +74,22 @@ def advise_on_slices(
                    'More photographs of this kind, of every class. Until there are some, let those at hand come more '
                    'often: a column weight and --set data.order=weighted. In use, let a person judge such photographs.',
                    'The error rate there, on patients that were not used to find the rule.')
-            for row in causes.slices[causes.slices['holds']].itertuples()]
+            for row in causes.slices[causes.slices.holds].itertuples()]
 
 # %% ../../nbs/10_errors/10_advice.ipynb #0e7912b9
 def advise_on_faults(
     stability:Stability, # of `measure_stability`
     good:str, # the class fit to diagnose from
     spoilt:tuple[str, ...]=(), # kinds that the training had already
-    least:int=10, # photographs that the curves rest on
 )->list[Advice]: # none where there is nothing to say
-    "Advise on degradations that are not noticed."
-    points = stability.points[(stability.points['label'] == good) & (stability.points['n'] >= least)]
-    blind = points[points['breaks'].isna() & ~points['kind'].isin(['jpeg', *spoilt])]
+    "Advise on degradations that are not noticed, where the curves rest on ten photographs or more."
+    points = stability.points[(stability.points.label == good) & (stability.points.n >= 10)]
+    blind = points[points.breaks.isna() & ~points.kind.isin(['jpeg', *spoilt])]
     if not len(blind): return []
     are, their, these, more = 'is', 'its', 'this fault', ''
     if len(blind) > 1: are, their, these, more = 'are', 'their', 'these faults', ' or more'
-    kinds = listed([kind.replace('_', ' ') for kind in blind['kind']]).capitalize()
-    photographs, made = counted(int(blind['n'].min()), 'photograph'), ','.join([*spoilt, *blind['kind']])
+    kinds = listed(blind.kind.str.replace('_', ' ')).capitalize()
+    photographs, made = counted(blind.n.min(), 'photograph'), ','.join([*spoilt, *blind.kind])
     return [Advice(f'{kinds} {are} not noticed: at {their} worst, {100 * blind["at_worst"].min():.0f} %{more} of '
                    f'{photographs} that were rightly called {good} are still called so.',
                    f'Bad photographs with {these}. They can be made: --set data.degrade={made} spoils some {good} '
@@ -113,25 +112,24 @@ def advise_on_changes(
     stability:Stability, # of `measure_stability`
 )->list[Advice]: # none where there is nothing to say
     "Advise on changes that move answers."
-    moved = limits(stability.table)
+    moved = limits(stability.table).query('breaks != ""')
     return [Advice(f'{name.capitalize()}, {row.breaks}: {100 * (1 - row.same):.0f} % of the answers change.',
                    REMEDIES[name], 'The share of answers that stay, with --stability.')
-            for name, row in moved[moved['breaks'] != ''].iterrows()]
+            for name, row in moved.iterrows()]
 
 # %% ../../nbs/10_errors/10_advice.ipynb #a2a33c09
 def advise_on_rules(
     metrics:pd.DataFrame, # of `evaluate`
     baselines:pd.DataFrame, # rows: rules; columns: names of metrics
-    metric:str='macro_auc', # by which they are compared
 )->list[Advice]: # none where there is nothing to say
-    "Advise on a rule that does as well as the network."
-    if metric not in baselines or not baselines[metric].notna().any(): return []
-    rule, reached = baselines[metric].idxmax(), baselines[metric].max()
-    value, low, high = metrics.loc[metric, ['value', 'low', 'high']]
+    "Advise on a rule whose macro AUC is as good as the network's."
+    if not baselines.macro_auc.notna().any(): return []
+    rule, reached = baselines.macro_auc.idxmax(), baselines.macro_auc.max()
+    value, low, high = metrics.loc['macro_auc', ['value', 'low', 'high']]
     if reached < (value if np.isnan(low) else low): return []
     interval = '' if np.isnan(low) else f' ({low:.3f}–{high:.3f})'
-    return [Advice(f'A simple rule, {rule}, reaches a {metric.replace("_", " ").replace("auc", "AUC")} of '
-                   f'{reached:.3f}; the network has {value:.3f}{interval}.',
+    return [Advice(f'A simple rule, {rule}, reaches a macro AUC of {reached:.3f}; the network has '
+                   f'{value:.3f}{interval}.',
                    'More photographs, or a network that was trained on many others before. Until then the rule is the '
                    'simpler tool.',
                    'The difference between both, with its interval, on the same photographs.')]
@@ -139,13 +137,12 @@ def advise_on_rules(
 # %% ../../nbs/10_errors/10_advice.ipynb #5fa916f6
 def advise_on_training(
     history:pd.DataFrame, # a row an epoch (and fold): epoch, train_loss, valid_loss
-    more:float=1.25, # rise of the loss over its least
 )->list[Advice]: # none where there is nothing to say
-    "Advise on a loss that rises."
-    networks = history['fold'] if 'fold' in history else np.zeros(len(history))
-    losses = [part['valid_loss'].dropna().to_numpy() for _, part in history.groupby(networks)]
+    "Advise on a loss that rises by a quarter over its least."
+    networks = history.fold if 'fold' in history else np.zeros(len(history))
+    losses = [part.valid_loss.dropna().to_numpy() for _, part in history.groupby(networks)]
     ends = np.array([(loss[-1], loss.min()) for loss in losses if len(loss)])
-    if not len(ends) or (ends[:, 0] < more * ends[:, 1]).mean() >= .5: return []
+    if not len(ends) or (ends[:, 0] < 1.25 * ends[:, 1]).mean() >= .5: return []
     last, least = ends.mean(axis=0)
     mean = f' (mean of {len(ends)} folds)' if len(ends) > 1 else ''
     return [Advice(f'The loss on validation photographs was {least:.2f} at its least, and {last:.2f} in the end{mean}.',
@@ -155,25 +152,21 @@ def advise_on_training(
 
 # %% ../../nbs/10_errors/10_advice.ipynb #7b1201e3
 def advise(
-    predictions:pd.DataFrame, # prediction table
-    table:pd.DataFrame, # photo table of the run
-    causes:Causes|None=None, # of `find_causes`
-    stability:Stability|None=None, # of `measure_stability`
-    metrics:pd.DataFrame|None=None, # of `evaluate`
-    baselines:pd.DataFrame|None=None, # rows: rules; columns: names of metrics
-    history:pd.DataFrame|None=None, # a row an epoch (and fold): epoch, train_loss, valid_loss
-    good:str='', # the class fit to diagnose from; '': there is none
-    recipe:Recipe|None=None, # of the run: what it has already is not advised
+    study:Study, # of a finished training, with the sections that were measured before
 )->list[Advice]: # none where there is nothing to say # what can harm first
     "Say what would help, as far as the findings tell."
+    found, recipe = study.sections, study.recipe # what the recipe has already is not advised
+    causes, stability, baselines = (
+        getattr(found.get(name), attribute, None)
+        for name, attribute in [('slices', 'causes'), ('robustness', 'stability'), ('baselines', 'table')])
     said:list[Advice] = []
-    if stability and good: said += advise_on_faults(stability, good, recipe.data.degrade if recipe else ())
+    if stability and study.good: said += advise_on_faults(stability, study.good, recipe.data.degrade)
     if causes: said += advise_on_slices(causes)
-    said += advise_on_confusion(predictions) + advise_on_numbers(predictions, table)
+    said += advise_on_confusion(study.part) + advise_on_numbers(study.part, study.table)
     if stability: said += advise_on_changes(stability)
-    if metrics is not None and baselines is not None: said += advise_on_rules(metrics, baselines)
-    if history is not None and not (recipe and recipe.training.keep == 'best'): said += advise_on_training(history)
-    if recipe and recipe.data.orientations == 8: said = [each for each in said if 'orientations=8' not in each.do]
+    if baselines is not None: said += advise_on_rules(study.metrics, baselines)
+    if recipe.training.keep != 'best': said += advise_on_training(study.fit.history)
+    if recipe.data.orientations == 8: said = [each for each in said if 'orientations=8' not in each.do]
     return said
 
 # %% ../../nbs/10_errors/10_advice.ipynb #b17c10ad
@@ -184,11 +177,5 @@ class AdviceSection(Section):
     template = 'advice.html.jinja'
 
     def measure(self)->None:
-        study, found = self.study, self.study.sections
-        causes, stability, baselines = (
-            getattr(found.get(name), attribute, None)
-            for name, attribute in [('slices', 'causes'), ('robustness', 'stability'), ('baselines', 'table')])
-        self.advice = advise(
-            study.part, study.table, causes, stability, study.metrics, baselines, study.fit.history, study.good,
-            study.recipe)
+        self.advice = advise(self.study)
         self.shown = bool(self.advice)

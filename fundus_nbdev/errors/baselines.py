@@ -52,7 +52,7 @@ def best_factor(
         x, y = factors[[name]].to_numpy(), table.label.to_numpy()
         if folds: p = cross_val_predict(factor_model(), x, y, cv=folds, method='predict_proba')
         else: p = factor_model().fit(x, y).predict_proba(x)
-        if len(classes) == 2: return roc_auc_score(y == classes[1], p[:, 1])
+        if len(classes) == 2: p = p[:, 1]
         return roc_auc_score(y, p, multi_class='ovr', labels=classes)
     return max(factors.columns, key=score)
 
@@ -67,8 +67,7 @@ def factor_baseline(
     train, classes = (table.split == 'train').to_numpy(), classes_of(table)
     name = best_factor(table[train], factors[train])
     model = factor_model().fit(factors.loc[train, [name]].to_numpy(), table.label[train])
-    order = [list(model.classes_).index(c) for c in classes]
-    p = model.predict_proba(factors[[name]].to_numpy())[:, order]
+    p = model.predict_proba(factors[[name]].to_numpy())[:, np.searchsorted(model.classes_, classes)]
     return prediction_table(table, classes, p), name
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #8b82480c
@@ -82,12 +81,12 @@ def baseline_answers(
     "Answer by simple rules the photographs that the network is scored on."
     majority, by_factor, names = [], [], []
     for k, table in enumerate(splits):
-        fold = {'fold': k} if len(splits) > 1 else {}
-        majority.append(majority_baseline(table).assign(**fold))
+        if len(splits) > 1: table = table.assign(fold=k)
+        majority.append(majority_baseline(table))
         measured = table[table.path.isin(factors.index)].reset_index(drop=True)
         if set(table.label) != set(measured.label[measured.split == 'train']): continue # too few to learn a rule from
         answers, name = factor_baseline(measured, factors.loc[measured.path].reset_index(drop=True))
-        by_factor.append(answers.assign(**fold))
+        by_factor.append(answers)
         names.append(name)
     def tested(parts): return pd.concat([part[part.split == 'test'] for part in parts], ignore_index=True)
     if not names: return {MAJORITY: tested(majority)}
@@ -162,7 +161,7 @@ class Baselines(Section):
 
     def values(self)->dict[str, Any]:
         rules = self.table[list(BASELINE_METRICS)] # the difference is said in words
-        network = self.study.metrics['value'].reindex(rules.columns).rename('this network').to_frame().T
+        network = self.study.metrics.value.reindex(rules.columns).rename('this network').to_frame().T
         cells = pd.concat([network, rules]).map(format_interval)
         rows = [{'name': name, 'cells': list(row)} for name, row in cells.iterrows()]
         return {'columns': [metric_words(c) for c in rules], 'rows': rows}

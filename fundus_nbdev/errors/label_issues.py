@@ -32,12 +32,11 @@ from ..photos.photo import show_photos
 # %% ../../nbs/10_errors/01_label_issues.ipynb #38c3aeed
 def order_by_doubt(
     predictions:pd.DataFrame, # prediction table, of photographs that its network had not seen
-    split:str|list|None=None, # part, as for `scored_part`; None: the test part, or every row where there is no split
 )->pd.DataFrame: # rank, path, patient, label, suggestion (the most probable class), p_label, p_suggestion
     "Order photographs by how little their label is believed, the most doubtful first."
-    part = scored_part(predictions, split)
+    part = scored_part(predictions)
     classes, p = classes_of_predictions(part), probabilities(part)
-    own = p[np.arange(len(part)), [classes.index(label) for label in part['label']]]
+    own = p[np.arange(len(part)), [classes.index(label) for label in part.label]]
     suggestion = np.array(classes)[p.argmax(1)]
     table = part[['path', 'patient', 'label']].assign(suggestion=suggestion, p_label=own, p_suggestion=p.max(1))
     table = table.sort_values(['p_label', 'path'], ignore_index=True)
@@ -46,12 +45,11 @@ def order_by_doubt(
 # %% ../../nbs/10_errors/01_label_issues.ipynb #fcac84ff
 def seeming(
     predictions:pd.DataFrame, # prediction table, of photographs that its network had not seen
-    split:str|list|None=None, # part to look at, as for `scored_part`
 )->pd.Series: # of the scored part: a class, or '' where it reaches what is usual of none
     "Return what each photograph seems to be (Northcutt and others 2021, section 3.1)."
-    part = scored_part(predictions, split)
+    part = scored_part(predictions)
     classes, p = np.array(classes_of_predictions(part)), probabilities(part)
-    own = part['label'].to_numpy()[:, None] == classes
+    own = part.label.to_numpy()[:, None] == classes
     usual = np.array([p[mine, c].mean() if mine.any() else np.inf for c, mine in enumerate(own.T)])
     reached = np.where(p >= usual - 1e-6, p, -1)
     return pd.Series(np.where(reached.max(1) >= 0, classes[reached.argmax(1)], ''), part.index, name='seems')
@@ -59,23 +57,19 @@ def seeming(
 # %% ../../nbs/10_errors/01_label_issues.ipynb #8c24a09e
 def confident_joint(
     predictions:pd.DataFrame, # prediction table, of photographs that its network had not seen
-    split:str|list|None=None, # part to look at, as for `scored_part`
 )->pd.DataFrame: # rows: label; columns: what it seems to be; numbers of photographs
     "Count labels against what the photographs seem to be."
-    part, seems = scored_part(predictions, split), seeming(predictions, split)
-    classes = classes_of_predictions(part)
-    counts = pd.crosstab(part['label'], seems).reindex(index=classes, columns=classes, fill_value=0).to_numpy(float)
-    counts = counts + np.diag(counts.sum(1) == 0)
-    n = part['label'].value_counts().reindex(classes, fill_value=0).to_numpy()
-    scaled = counts / counts.sum(1, keepdims=True) * n[:, None]
-    return pd.DataFrame(scaled, pd.Index(classes, name='label'), pd.Index(classes, name='seems'))
+    part, classes = scored_part(predictions), classes_of_predictions(predictions)
+    counts = pd.crosstab(part.label, seeming(part)).reindex(index=classes, columns=classes, fill_value=0)
+    counts += np.diag(counts.sum(axis=1) == 0)
+    n = part.label.value_counts().reindex(classes, fill_value=0)
+    return counts.div(counts.sum(axis=1), axis=0).mul(n, axis=0)
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #8620cd2e
 def second_opinion(
     table:pd.DataFrame, # photo table, or rows of a prediction table: path, label, patient
     features:pd.DataFrame, # index: path; any numbers; photographs with NaN get no opinion
     classes:list[str], # in order
-    folds:int=5, # at most; fewer where a class has few patients
     seed:int=0, # of the folds
 )->pd.DataFrame|None: # prediction table, out of fold; None where a class has too few patients
     "Ask a simple classifier about each photograph without showing it the photograph or its patient."
@@ -83,14 +77,14 @@ def second_opinion(
     from sklearn.model_selection import cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    known = table[table['path'].isin(features.index[features.notna().all(axis=1)])].reset_index(drop=True)
-    if set(known['label']) != set(table['label']) or not (cut := patient_folds(known, folds, seed)): return None
-    x = features.loc[known['path']].to_numpy(float)
+    known = table[table.path.isin(features.dropna().index)].reset_index(drop=True)
+    if set(known.label) != set(table.label) or not (cut := patient_folds(known, seed=seed)): return None
+    x = features.loc[known.path].to_numpy(float)
     regression = LogisticRegression(C=30 / x.shape[1], class_weight='balanced', max_iter=1000)
     model = make_pipeline(StandardScaler(), regression)
-    p = cross_val_predict(model, x, known['label'], cv=cut, method='predict_proba')
-    p = pd.DataFrame(p, columns=sorted(set(known['label']))).reindex(columns=classes, fill_value=0.)
-    return prediction_table(known[['path', 'label', 'patient']], classes, p.to_numpy())
+    p = cross_val_predict(model, x, known.label, cv=cut, method='predict_proba')
+    p = pd.DataFrame(p, columns=sorted(set(known.label))).reindex(columns=classes, fill_value=0.)
+    return prediction_table(known[['path', 'label', 'patient']], classes, p)
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #65ca42b3
 def combine(
@@ -116,8 +110,8 @@ def keep_corrections(
         except (KeyError, ValueError) as error:
             raise ReportError(f'{file} is there and has not the columns path, corrected and note: it is not replaced. '
                               'Move it away, or choose another folder (--out).') from error
-    kept = kept[(kept['corrected'] != '') | (kept['note'] != '')]
-    if lost := sorted(set(kept['path']) - set(order['path'])):
+    kept = kept[(kept.corrected != '') | (kept.note != '')]
+    if lost := sorted(set(kept.path) - set(order.path)):
         raise ReportError(f'{file} has corrections of photographs that are not reviewed now '
                           f'({counted(len(lost), "photograph")}, such as {lost[0]}): it is not replaced. '
                           'Choose another folder (--out).')
@@ -133,7 +127,7 @@ def contact_sheet(
     "Show the most doubtful photographs at a glance: rank, label → suggestion."
     def title(row): return f'{row.rank}: {row.label}' + ('?' if row.label == row.suggestion else f' → {row.suggestion}')
     rows = order.head(n)
-    return show_photos([crop_or_grey(path) for path in rows['path']], [title(row) for row in rows.itertuples()],
+    return show_photos([crop_or_grey(path) for path in rows.path], [title(row) for row in rows.itertuples()],
                        columns, 1.6, 110)
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #53fcb6de
@@ -152,7 +146,7 @@ def describe_contradictions(
 )->str: # two sentences
     "Say how many labels are contradicted, and what that means."
     seems = seeming(predictions)
-    n = int(((seems != scored_part(predictions)['label']) & (seems != '')).sum())
+    n = ((seems != scored_part(predictions)['label']) & (seems != '')).sum()
     if not n:
         return (f'None of {len(seems):,} labels is contradicted. '
                 'The order below still shows where a second look is worth most.')
@@ -212,7 +206,7 @@ def review(
     predictions, place = read_run(source)
     place, opinions = Path(out) if out else place, ['the run itself']
     if second:
-        features, words = opinion_features(list(predictions['path']), say, counter)
+        features, words = opinion_features(list(predictions.path), say, counter)
         other = second_opinion(predictions, features, classes_of_predictions(predictions))
         if other is None:
             say('No second opinion: a class has photographs of fewer than two patients, or none that could be read.')

@@ -11,9 +11,7 @@ __all__ = ['CURVE_SEVERITIES', 'CHANGES', 'degraded', 'changed', 'answer_variant
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #72b07349
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-import os
 
 import cv2
 from matplotlib.axes import Axes
@@ -23,6 +21,7 @@ import pandas as pd
 
 from ..core.errors import PhotoError, ReportError
 from ..core.html import Section, section
+from ..core.parallel import map_threads
 from ..data.photo_table import order_classes
 from .mistakes import balanced_draw
 from ..evaluation.bootstrap import mean_interval
@@ -41,14 +40,13 @@ def degraded(
     size:int, # that the network sees, px
     kinds:Collection[str]=DEGRADATIONS, # names of degradations
     severities:tuple[float, ...]=CURVE_SEVERITIES, # above 0, at most 1
-    seed:int=0, # of chance
 )->dict[tuple, np.ndarray]: # (kind, severity) → (size,size,3), uint8; ('', 0) is the photograph itself
     "Degrade one photograph in every way."
     rgb = open_photo(path, 2 * size)
     fov = find_fov(rgb)
     plain = crop_fov(rgb, size, fov)
     mask = crop_mask(fov, size) > 0
-    variants = {(kind, s): degrade(plain, kind, s, fov=mask, seed=seed).rgb for kind in kinds for s in severities}
+    variants = {(kind, s): degrade(plain, kind, s, fov=mask).rgb for kind in kinds for s in severities}
     return {('', 0.): plain} | variants
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #f897658a
@@ -122,13 +120,12 @@ def answer_variants(
         try: return vary(row['path'], of(row).info.size)
         except PhotoError as error: return str(error)
     photos, found, unreadable = rows.to_dict('records'), [], {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(photos), 8):
-            some = photos[start:start + 8]
-            for row, variants in zip(some, pool.map(draw, some)):
-                if isinstance(variants, str): unreadable[row['path']] = variants
-                else: found.append(_answers(row, variants, of(row)))
-            if progress: progress(start + len(some), len(photos))
+    for start in range(0, len(photos), 8):
+        some = photos[start:start + 8]
+        for row, variants in zip(some, map_threads(draw, some)):
+            if isinstance(variants, str): unreadable[row['path']] = variants
+            else: found.append(_answers(row, variants, of(row)))
+        if progress: progress(start + len(some), len(photos))
     if not found: raise ReportError(f'none of {len(photos)} photographs could be read: expected at least one')
     table = pd.concat(found, ignore_index=True)
     table.attrs['unreadable'] = unreadable
@@ -137,16 +134,15 @@ def answer_variants(
 # %% ../../nbs/10_errors/09_robustness.ipynb #ac8ea03d
 def degradation_curves(
     answers:pd.DataFrame, # of `answer_variants` with `degraded`; only those whose original is answered rightly count
-    n_boot:int=1000, # resamples of the patients
 )->pd.DataFrame: # columns label, kind, severity, n, right, low, high, p_label; severity 0 is there for every kind
     "Follow the right answers as severity rises, class by class and kind by kind."
     rows = []
-    for label, part in answers[answers['first'] == answers['label']].groupby('label', sort=False):
-        for kind in [k for k in part['kind'].unique() if k]:
-            ladder = part[part['kind'].isin([kind, ''])]
-            for severity, some in ladder.groupby(ladder['level'].astype(float)):
-                right = mean_interval(some['pred'] == some['label'], some['patient'], n_boot)
-                rows.append([label, kind, severity, len(some), *right, some['p_label'].mean()])
+    for label, part in answers[answers['first'] == answers.label].groupby('label', sort=False):
+        for kind in [k for k in part.kind.unique() if k]:
+            ladder = part[part.kind.isin([kind, ''])]
+            for severity, some in ladder.groupby(ladder.level.astype(float)):
+                right = mean_interval(some.pred == some.label, some.patient, 1000) # resamples
+                rows.append([label, kind, severity, len(some), *right, some.p_label.mean()])
     return pd.DataFrame(rows, columns=['label', 'kind', 'severity', 'n', 'right', 'low', 'high', 'p_label'])
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #f0c6eede
@@ -169,37 +165,35 @@ def breaking_points(
     "Find at which severity right answers break, class by class and kind by kind."
     rows = []
     for (label, kind), part in curves.groupby(['label', 'kind'], sort=False):
-        breaks = breaking_severity(part['severity'].to_numpy(), part['right'].to_numpy())
-        rows.append([label, kind, int(part['n'].max()), breaks, part['right'].iloc[-1]])
+        breaks = breaking_severity(part.severity.to_numpy(), part.right.to_numpy())
+        rows.append([label, kind, part.n.max(), breaks, part.right.iloc[-1]])
     return pd.DataFrame(rows, columns=['label', 'kind', 'n', 'breaks', 'at_worst'])
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #ed26c03d
 def stability_table(
     answers:pd.DataFrame, # of `answer_variants` with `changed`
-    n_boot:int=1000, # resamples of the patients
 )->pd.DataFrame: # columns change, level, words, n, same, low, high, moved (mean change of the answer's probability)
     "Measure which changes move an answer."
-    plain = answers[answers['kind'] == ''].set_index('path')['p_answer']
+    plain = answers[answers.kind == ''].set_index('path')['p_answer']
     rows = []
     for name, (_, levels, words) in CHANGES.items():
         for level in levels:
-            some = answers[(answers['kind'] == name) & (answers['level'] == level)]
+            some = answers[(answers.kind == name) & (answers.level == level)]
             if not len(some): continue
-            moved = np.abs(some['p_answer'].to_numpy() - plain.reindex(some['path']).to_numpy()).mean()
-            same = mean_interval(some['pred'] == some['first'], some['patient'], n_boot)
-            rows.append([name, level, words.format(level), len(some), *same, float(moved)])
+            moved = np.abs(some.p_answer.to_numpy() - plain.reindex(some.path).to_numpy()).mean()
+            same = mean_interval(some.pred == some['first'], some.patient, 1000) # resamples
+            rows.append([name, level, words.format(level), len(some), *same, moved])
     return pd.DataFrame(rows, columns=['change', 'level', 'words', 'n', 'same', 'low', 'high', 'moved'])
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #2b284862
 def limits(
     table:pd.DataFrame, # of `stability_table`
-    least:float=.95, # share of answers that must stay
 )->pd.DataFrame: # index: change; columns holds, breaks (words of the levels, '' for none), same (share at breaks)
-    "Return the last level of each change at which the answers stay, and the first at which they do not."
+    "Return the last level of each change at which 95 of 100 answers stay, and the first at which they do not."
     rows = {}
     for name, part in table.groupby('change', sort=False):
-        words, same = part['words'].tolist(), part['same'].to_numpy()
-        fails = np.flatnonzero(same < least)
+        words, same = part.words.tolist(), part.same.to_numpy()
+        fails = np.flatnonzero(same < .95)
         k = fails[0] if len(fails) else len(part)
         rows[name] = {'holds': words[k - 1] if k else '', 'breaks': words[k] if k < len(part) else '',
                       'same': same[min(k, len(part) - 1)]}
@@ -213,12 +207,12 @@ def draw_curves(
 )->None:
     "Draw the curves of one kind of degradation."
     for label, style in styles.items():
-        part = curves[curves['label'] == label]
+        part = curves[curves.label == label]
         if not len(part): continue
-        axes.fill_between(part['severity'], part['low'], part['high'], color=style['color'], alpha=.15, lw=0)
-        axes.plot(part['severity'], part['right'], marker='.', lw=1.3, ms=4, label=label, **style)
+        axes.fill_between(part.severity, part.low, part.high, color=style['color'], alpha=.15, lw=0)
+        axes.plot(part.severity, part.right, marker='.', lw=1.3, ms=4, label=label, **style)
     axes.axhline(.5, color='.7', lw=.7, ls=':')
-    axes.set_title(curves['kind'].iloc[0].replace('_', ' '), fontsize=8, pad=2)
+    axes.set_title(curves.kind.iloc[0].replace('_', ' '), fontsize=8, pad=2)
     axes.set(ylim=(-.03, 1.03), xlim=(0, 1))
     axes.tick_params(labelsize=7)
     axes.spines[['top', 'right']].set_visible(False)
@@ -226,18 +220,17 @@ def draw_curves(
 # %% ../../nbs/10_errors/09_robustness.ipynb #c6dbed2f
 def plot_degradation(
     curves:pd.DataFrame, # of `degradation_curves`
-    columns:int=4, # panels in a row
     classes:list[str]|None=None, # all classes in order, so that each has its colour; None: those of the curves
 )->Figure:
     "Draw the share of right answers against severity, kind by kind."
-    kinds, labels = list(curves['kind'].unique()), order_classes(set(curves['label']))
-    columns = min(columns, len(kinds))
+    kinds, labels = list(curves.kind.unique()), order_classes(set(curves.label))
+    columns = min(4, len(kinds)) # panels in a row
     rows = -(-len(kinds) // columns)
     figure = Figure((1.75 * columns, 1.5 * rows + .35), dpi=80, layout='constrained')
     styles = {label: class_style(number) for number, label in enumerate(classes or labels)}
     panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for axes, kind in zip(panels, kinds):
-        draw_curves(axes, curves[curves['kind'] == kind], {label: styles[label] for label in labels})
+        draw_curves(axes, curves[curves.kind == kind], {label: styles[label] for label in labels})
     for axes in panels[len(kinds):]: axes.axis('off')
     figure.supxlabel('severity', fontsize=8)
     figure.supylabel('answers still right', fontsize=8)
@@ -262,14 +255,14 @@ def measure_stability(
     progress:Callable|None=None, # called with (photographs done, all photographs)
 )->Stability|None: # None where no answer is right
     "Degrade and change a sample of rightly answered photographs."
-    right = part[part['label'] == part['pred']]
+    right = part[part.label == part.pred]
     if not len(right): return None
-    rows = balanced_draw(right, sorted(set(right['label'])), seed).head(n)
+    rows = balanced_draw(right, sorted(set(right.label)), seed).head(n)
     def both(path, size):
         others = {key: photo for key, photo in changed(path, size).items() if key[0]}
         return degraded(path, size) | others
     answers = answer_variants(rows, network, both, progress)
-    curves = degradation_curves(answers[answers['kind'].isin(['', *DEGRADATIONS])])
+    curves = degradation_curves(answers[answers.kind.isin(['', *DEGRADATIONS])])
     return Stability(curves, breaking_points(curves), stability_table(answers))
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #32b4423b
@@ -278,8 +271,8 @@ def describe_degradation(
     good:str, # the class fit to diagnose from
 )->list[str]: # sentences
     "Say which degradations break a right answer, and which are not noticed."
-    mine = points[points['label'] == good]
-    blind, says = mine[mine['breaks'].isna()], []
+    mine = points[points.label == good]
+    blind, says = mine[mine.breaks.isna()], []
     first = mine.dropna(subset=['breaks']).sort_values('breaks')
     if len(blind):
         kinds = [f'{row.kind.replace("_", " ")} leaves {100 * row.at_worst:.0f} %' for row in blind.itertuples()]
@@ -289,7 +282,7 @@ def describe_degradation(
         says.append('Every kind of degradation is noticed: at its worst, fewer than half of the photographs are still '
                     f'called {good}.')
     if len(first):
-        kinds = [kind.replace('_', ' ') for kind in first['kind']]
+        kinds = [kind.replace('_', ' ') for kind in first.kind]
         says.append(f'{good} breaks first under {kinds[0]} (at severity {first.breaks.iloc[0]:.2f} half of the answers '
                     f'are gone), last under {kinds[-1]} ({first.breaks.iloc[-1]:.2f}).')
     return says
@@ -299,8 +292,7 @@ def describe_changes(
     table:pd.DataFrame, # of `stability_table`
 )->str: # a sentence
     "Say which changes that should not matter move an answer."
-    moved = limits(table)
-    moved = moved[moved['breaks'] != '']
+    moved = limits(table).query('breaks != ""')
     if not len(moved):
         return ('No change that should not matter (size, shape, compression, mirror, small turns, brightness) moves '
                 'more than 5 of 100 answers, as far as was tried.')

@@ -36,7 +36,7 @@ def share_inside(
 )->tuple[float, float]: # share of the map's sum that lies inside, 0–1; the same of an even map
     "Compute how much of a map lies in the retina, and how much would by chance."
     weight = np.clip(map, 0, None)
-    return float((weight * covered).sum() / weight.sum()), float(covered.mean())
+    return (weight * covered).sum() / weight.sum(), covered.mean()
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #7b472edc
 def distance_from_centre(
@@ -46,8 +46,8 @@ def distance_from_centre(
     "Compute how far from the middle a map lies, and how far it would by chance."
     y, x = (2 * (np.indices(map.shape).T + .5) / map.shape[::-1] - 1).T
     weight, distance = np.clip(map, 0, None) * covered, np.hypot(x, y)
-    mean = float((weight * distance).sum() / weight.sum()) if weight.any() else np.nan
-    return mean, float((covered * distance).sum() / covered.sum())
+    mean = (weight * distance).sum() / weight.sum() if weight.any() else np.nan
+    return mean, (covered * distance).sum() / covered.sum()
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #052042b0
 def correlate_ranks(
@@ -58,7 +58,7 @@ def correlate_ranks(
     known = ~np.isnan(factor)
     a, b = (rankdata(values[known]) - (known.sum() + 1) / 2 for values in (map, factor))
     scale = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale else np.nan
+    return a @ b / scale if scale else np.nan
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #98cd7545
 def correlation_by_chance(
@@ -102,10 +102,10 @@ def locate_maps(
     if maps.ndim != 3 or len(maps) != len(rows):
         raise ReportError(f'maps: found shape {maps.shape} for {len(rows)} rows; expected ({len(rows)},h,w): '
                           'one map of the answer for each')
-    places = map_threads(lambda path: measure_places(path, maps.shape[1:]), rows['path'], progress)
+    places = map_threads(lambda path: measure_places(path, maps.shape[1:]), rows.path, progress)
     rng = np.random.default_rng(seed)
     def others(i):
-        same = rows.index[(rows['pred'] == rows['pred'][i]) & (rows.index != i)]
+        same = rows.index[(rows.pred == rows.pred[i]) & (rows.index != i)]
         return [places[k] for k in rng.permutation(same)[:n_others]]
     found = [measure_location(map, places[i], others(i)) for i, map in enumerate(maps)]
     columns = [*LOCATION_MEASURES, *(f'{name}_chance' for name in LOCATION_MEASURES)]
@@ -116,10 +116,10 @@ def group_answers(
     table:pd.DataFrame, # of `locate_maps`
 )->dict[tuple[str, str], pd.DataFrame]: # (answer, 'right' or 'wrong') → its rows; answers in class order, 'all' first
     "Group right and wrong answers, together and answer by answer."
-    right = table['label'] == table['pred']
+    right = table.label == table.pred
     groups = {}
     for answer in ['all', *classes_of_predictions(table)]:
-        chosen = (table['pred'] == answer) | (answer == 'all')
+        chosen = (table.pred == answer) | (answer == 'all')
         groups[answer, 'right'], groups[answer, 'wrong'] = table[chosen & right], table[chosen & ~right]
     return {key: part for key, part in groups.items() if len(part)}
 
@@ -133,9 +133,9 @@ def compare_locations(
     def compare(part, name):
         seen = part[part[[name, f'{name}_chance']].notna().all(axis=1)]
         over = seen[name] - seen[f'{name}_chance']
-        counts = len(part), int(part['inside'].isna().sum())
+        counts = len(part), part.inside.isna().sum()
         means = seen[name].mean(), seen[f'{name}_chance'].mean()
-        return [*counts, *means, *mean_interval(over, seen['patient'], n_boot, seed)]
+        return [*counts, *means, *mean_interval(over, seen.patient, n_boot, seed)]
     rows = []
     for (answer, kind), part in group_answers(table).items():
         names = ['inside', 'from_centre'] if answer == 'all' else list(LOCATION_MEASURES)
@@ -150,7 +150,7 @@ def select_location(
     kind:str='right', # or 'wrong'
 )->pd.DataFrame: # index: measure; empty where there is no such answer
     "Select the rows of one answer."
-    return found[(found['answer'] == answer) & (found['kind'] == kind)].set_index('measure')
+    return found[(found.answer == answer) & (found.kind == kind)].set_index('measure')
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #0eba4ec8
 PLACE_DESCRIPTIONS:dict[str, tuple[str, str]] = { # measure → where a map lies that has less, and more of it than chance
@@ -166,7 +166,7 @@ def describe_inside(
     said = []
     for kind in ('right', 'wrong'):
         part = select_location(found, 'all', kind)
-        if part['value'].isna().all(): continue
+        if part.value.isna().all(): continue
         row, sure = part.loc['inside'], ''
         if row.low <= 0 <= row.high: sure = ', no difference'
         if np.isnan(row.low): sure = ', too few for an interval'
@@ -182,8 +182,8 @@ def describe_places(
 )->str: # one sentence; empty where there is no interval
     "Say in what kind of place the maps of an answer lie, compared with chance."
     part = select_location(found, answer, kind).loc[list(PLACE_DESCRIPTIONS)]
-    if part['low'].isna().all(): return ''
-    sure = part[(part['low'] > 0) | (part['high'] < 0)]
+    if part.low.isna().all(): return ''
+    sure = part[(part.low > 0) | (part.high < 0)]
     said = [f'{PLACE_DESCRIPTIONS[str(name)][int(row.over > 0)]} '
             f'(rank correlation {row.value:+.2f}, chance {row.chance:+.2f})'.replace('-', '−')
             for name, row in sure.iterrows()]
@@ -195,7 +195,7 @@ def describe_location(
     found:pd.DataFrame, # of `compare_locations`
 )->list[str]: # sentences
     "Say where the network looks."
-    keys = [key for key in dict.fromkeys(zip(found['answer'], found['kind'])) if key[0] != 'all']
+    keys = [key for key in dict.fromkeys(zip(found.answer, found.kind)) if key[0] != 'all']
     return [describe_inside(found), *filter(None, (describe_places(found, *key) for key in keys))]
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #70618192
@@ -207,12 +207,12 @@ def location_cell(
     def text(x, sign=''): # + 0.: no −0
         shown = f'{round(100 * x) + 0.:{sign}.0f} %' if share else f'{round(x, 2) + 0.:{sign}.2f}'
         return shown.replace('-', '−')
-    if row is None or np.isnan(row['value']): return {'value': '–', 'chance': '', 'over': ''}
+    if row is None or np.isnan(row.value): return {'value': '–', 'chance': '', 'over': ''}
     arrow = over = ''
-    if row['low'] > 0: arrow = ' ↑'
-    if row['high'] < 0: arrow = ' ↓'
-    if not np.isnan(row['low']): over = f'{text(row["low"], "+")} to {text(row["high"], "+")}'
-    return {'value': text(row['value']) + arrow, 'chance': text(row['chance']), 'over': over}
+    if row.low > 0: arrow = ' ↑'
+    if row.high < 0: arrow = ' ↓'
+    if not np.isnan(row.low): over = f'{text(row["low"], "+")} to {text(row["high"], "+")}'
+    return {'value': text(row.value) + arrow, 'chance': text(row.chance), 'over': over}
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #db252a4a
 def location_rows(
@@ -220,12 +220,12 @@ def location_rows(
 )->list[dict]: # for the template: name, n, flat, cells
     "Write where right and wrong answers look, answer by answer."
     rows = []
-    for answer, kind in dict.fromkeys(zip(found['answer'], found['kind'])):
+    for answer, kind in dict.fromkeys(zip(found.answer, found.kind)):
         part = select_location(found, answer, kind)
         cells = [location_cell(part.loc[name] if name in part.index else None, name == 'inside')
                  for name in LOCATION_MEASURES]
         name = f'{kind} answers' if answer == 'all' else f'called {answer}, {kind}ly'
-        rows.append({'name': name, 'n': int(part['n'].iloc[0]), 'flat': int(part['flat'].iloc[0]), 'cells': cells})
+        rows.append({'name': name, 'n': part.n.iloc[0], 'flat': part.flat.iloc[0], 'cells': cells})
     return rows
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #def4095f
@@ -235,7 +235,7 @@ def sample_answers(
     seed:int=0, # of the sample
 )->pd.DataFrame: # rows of the table
     "Choose the answers whose maps are measured, right and wrong ones apart."
-    right = part['label'] == part['pred']
+    right = part.label == part.pred
     halves = part[right], part[~right]
     return pd.concat([half if len(half) <= most else half.sample(most, random_state=seed) for half in halves])
 

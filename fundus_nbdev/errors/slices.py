@@ -6,8 +6,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/10_errors/slices.html.md"""
 
 # %% auto #0
 __all__ = ['FACTOR_COLUMNS', 'SLICE_COLUMNS', 'stratified_auc', 'measured_part', 'compare_answers', 'Rule', 'grow_rules',
-           'halves', 'check_rule', 'find_slices', 'Causes', 'find_causes', 'differing', 'describe_factor',
-           'describe_causes', 'Slices']
+           'halves', 'check_rule', 'find_slices', 'Causes', 'find_causes', 'describe_factor', 'describe_causes',
+           'Slices']
 
 # %% ../../nbs/10_errors/08_slices.ipynb #49fc2450
 from collections.abc import Callable
@@ -52,12 +52,11 @@ def stratified_auc(
 def measured_part(
     predictions:pd.DataFrame, # prediction table
     factors:pd.DataFrame, # index: path; numbers
-    split:str|list|None=None, # part to look at, as for `scored_part`
 )->tuple[pd.DataFrame, pd.DataFrame]: # rows whose photographs were measured; their factors; both with index 0…
     "Put answers and factors side by side."
-    part = scored_part(predictions, split)
-    known = part[part['path'].isin(factors.index[factors.notna().all(axis=1)])].reset_index(drop=True)
-    return known, factors.loc[known['path']].reset_index(drop=True)
+    part = scored_part(predictions)
+    known = part[part.path.isin(factors.dropna().index)].reset_index(drop=True)
+    return known, factors.loc[known.path].reset_index(drop=True)
 
 # %% ../../nbs/10_errors/08_slices.ipynb #3400003a
 FACTOR_COLUMNS:list[str] = [ # of `compare_answers`: medians, and an AUC with its interval
@@ -70,21 +69,20 @@ def compare_answers(
     factors:pd.DataFrame, # index: path; quality factors
     n_boot:int=2000, # resamples of the patients
     seed:int=0, # of the resamples
-    split:str|list|None=None, # part to look at, as for `scored_part`
 )->pd.DataFrame: # index: factor; columns `FACTOR_COLUMNS`; the largest effect first
     "Compare the photographs of wrong answers with those of right ones of the same class, factor by factor."
-    part, values = measured_part(predictions, factors, split)
-    wrong, group = (part['label'] != part['pred']).to_numpy(), pd.factorize(part['patient'])[0]
+    part, values = measured_part(predictions, factors)
+    wrong, group = (part.label != part.pred).to_numpy(), pd.factorize(part.patient)[0]
     if not wrong.any() or wrong.all(): return pd.DataFrame(columns=FACTOR_COLUMNS)
-    label = part['label'].to_numpy()
+    label = part.label.to_numpy()
     statistics = [stratified_auc(values[name].to_numpy(float), wrong, label, group) for name in values]
     def aucs(weights): return np.concatenate([auc(weights) for auc in statistics], 1)
     table, resamples = estimate_and_resamples(aucs, list(values), group.max() + 1, n_boot, seed)
-    enough = part['patient'][wrong].nunique() >= 5
-    p = bootstrap_p(table['value'].to_numpy() - .5, resamples - .5) if enough else np.nan
+    enough = part.patient[wrong].nunique() >= 5
+    p = bootstrap_p(table.value.to_numpy() - .5, resamples - .5) if enough else np.nan
     table = table.rename(columns={'value': 'auc'})
-    table = table.assign(right=values[~wrong].median(), wrong=values[wrong].median(), n_wrong=int(wrong.sum()), p=p)
-    table = table.assign(delta=2 * table['auc'] - 1, p_holm=holm(table['p']))
+    table = table.assign(right=values[~wrong].median(), wrong=values[wrong].median(), n_wrong=wrong.sum(), p=p)
+    table = table.assign(delta=2 * table.auc - 1, p_holm=holm(table.p))
     return table[FACTOR_COLUMNS].sort_values('delta', key=abs, ascending=False, kind='stable')
 
 # %% ../../nbs/10_errors/08_slices.ipynb #e15a2463
@@ -111,12 +109,10 @@ class Rule:
 def grow_rules(
     factors:pd.DataFrame, # a row a photograph
     wrong:np.ndarray, # is its answer wrong?, (n,), bool
-    depth:int=2, # conditions of a rule, at most
-    least:int=8, # photographs in a corner, at least
 )->list[Rule]: # corners with more mistakes than average
-    "Find where mistakes pile up, by a shallow tree."
+    "Find where mistakes pile up, by a tree of two questions in a row, with eight photographs or more in each corner."
     from sklearn.tree import DecisionTreeClassifier
-    model = DecisionTreeClassifier(max_depth=depth, min_samples_leaf=max(least, len(wrong) // 20), random_state=0)
+    model = DecisionTreeClassifier(max_depth=2, min_samples_leaf=max(8, len(wrong) // 20), random_state=0)
     tree = model.fit(factors.to_numpy(float), wrong).tree_
     def corners(node, bounds):
         if tree.children_left[node] < 0:
@@ -124,8 +120,8 @@ def grow_rules(
             return [inside] if bounds and wrong[inside.holds(factors)].mean() > wrong.mean() else []
         name, cut = factors.columns[tree.feature[node]], float(tree.threshold[node])
         low, high = bounds.get(name, (-np.inf, np.inf))
-        below = corners(tree.children_left[node], bounds | {name: (low, min(high, cut))})
-        return below + corners(tree.children_right[node], bounds | {name: (max(low, cut), high)})
+        return [*corners(tree.children_left[node], bounds | {name: (low, min(high, cut))}),
+                *corners(tree.children_right[node], bounds | {name: (max(low, cut), high)})]
     return corners(0, {})
 
 # %% ../../nbs/10_errors/08_slices.ipynb #34c486f6
@@ -153,26 +149,24 @@ def check_rule(
     if not inside.any() or inside.all(): return None
     rates = wrong[inside].mean(), wrong[~inside].mean()
     p = rank_sum_p(wrong.astype(float), inside, patients.to_numpy())
-    return [str(rule), int(inside.sum()), int(wrong[inside].sum()), *rates, rates[0] - rates[1], p]
+    return [str(rule), inside.sum(), wrong[inside].sum(), *rates, rates[0] - rates[1], p]
 
 # %% ../../nbs/10_errors/08_slices.ipynb #283508fb
 def find_slices(
     predictions:pd.DataFrame, # prediction table
     factors:pd.DataFrame, # index: path; quality factors
     seed:int=0, # of the halves
-    depth:int=2, # conditions of a rule, at most
-    split:str|list|None=None, # part to look at, as for `scored_part`
 )->pd.DataFrame: # `SLICE_COLUMNS`, counted on the half on which the rule was not found; what holds first
     "Find rules under which mistakes are more frequent on one half of the patients, and test them on the other."
-    part, values = measured_part(predictions, factors, split)
-    wrong, first, rows = (part['label'] != part['pred']).to_numpy(), halves(part['patient'], seed), []
+    part, values = measured_part(predictions, factors)
+    wrong, first, rows = (part.label != part.pred).to_numpy(), halves(part.patient, seed), []
     for found, tested in ((first, ~first), (~first, first)):
         if wrong[found].sum() < 5: continue # nothing to learn a rule from
-        for rule in grow_rules(values[found], wrong[found], depth):
-            rows.append(check_rule(rule, values[tested], wrong[tested], part['patient'][tested]))
+        for rule in grow_rules(values[found], wrong[found]):
+            rows.append(check_rule(rule, values[tested], wrong[tested], part.patient[tested]))
     table = pd.DataFrame([row for row in rows if row], columns=SLICE_COLUMNS[:-2])
-    table['p_holm'] = holm(table['p']).to_numpy()
-    table['holds'] = (table['p_holm'] < .05) & (table['difference'] > 0)
+    table['p_holm'] = holm(table.p)
+    table['holds'] = (table.p_holm < .05) & (table.difference > 0)
     return table.sort_values(['holds', 'difference'], ascending=False, ignore_index=True)
 
 # %% ../../nbs/10_errors/08_slices.ipynb #36ee7e5e
@@ -190,20 +184,12 @@ def find_causes(
     factors:pd.DataFrame, # index: path; quality factors
     n_boot:int=2000, # resamples of the patients
     seed:int=0, # of resamples and halves
-    split:str|list|None=None, # part to look at, as for `scored_part`
 )->Causes:
     "Look for causes of wrong answers."
-    part, _ = measured_part(predictions, factors, split)
-    compared = compare_answers(predictions, factors, n_boot, seed, split)
-    slices = find_slices(predictions, factors, seed, split=split)
-    return Causes(compared, slices, len(part), int((part['label'] != part['pred']).sum()))
-
-# %% ../../nbs/10_errors/08_slices.ipynb #3c574d65
-def differing(
-    causes:Causes, # of `find_causes`
-)->pd.DataFrame: # rows of its factors
-    "Select the factors that differ beyond chance."
-    return causes.factors[causes.factors['p_holm'] < .05]
+    part, _ = measured_part(predictions, factors)
+    compared = compare_answers(predictions, factors, n_boot, seed)
+    slices = find_slices(predictions, factors, seed)
+    return Causes(compared, slices, len(part), (part.label != part.pred).sum())
 
 # %% ../../nbs/10_errors/08_slices.ipynb #0b60e2a0
 def describe_factor(
@@ -211,8 +197,7 @@ def describe_factor(
     row:pd.Series, # of `compare_answers`
 )->str: # such as 'haze (δ +0.41, 95 % interval +0.20 to +0.60)'
     "Say how much of a factor wrong answers have."
-    more = int(row.delta > 0)
-    words = WORDS[name][more] if name in WORDS else ('low', 'high')[more] + f' {name}'
+    words = WORDS.get(name, (f'low {name}', f'high {name}'))[int(row.delta > 0)]
     low, high = 2 * row.low - 1, 2 * row.high - 1
     return f'{words} (δ {row.delta:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})'.replace('-', '−')
 
@@ -224,7 +209,8 @@ def describe_causes(
     if causes.wrong < 5:
         return [f'With {counted(causes.wrong, "mistake")} in {counted(causes.n, "photograph")}, causes can not be told '
                 'from chance.']
-    found = '; '.join(describe_factor(name, row) for name, row in differing(causes).iterrows())
+    differing = causes.factors[causes.factors.p_holm < .05]
+    found = '; '.join(describe_factor(name, row) for name, row in differing.iterrows())
     first = f'Compared with right answers of the same class, photographs that were answered wrongly have: {found}.'
     if not found:
         first = (f'In no quality factor do the photographs of the {causes.wrong} wrong answers differ from right ones '
@@ -232,7 +218,7 @@ def describe_causes(
     rules = [f'Where {row.rule}, {row.errors} of {row.n} answers were wrong ({100 * row.error_inside:.0f} %), '
              f'elsewhere {100 * row.error_outside:.0f} %: found on one half of the patients, and confirmed on the '
              'other.'
-             for row in causes.slices[causes.slices['holds']].itertuples()]
+             for row in causes.slices[causes.slices.holds].itertuples()]
     return [first, *(rules or ['No slice of the data, as rules on quality factors draw them, has a higher error rate '
                                'that is confirmed on other patients.'])]
 
@@ -243,8 +229,8 @@ class Slices(Section):
     title, anchor, nav, place, show_tables = 'Why it fails', 'why', 'Why', 40, False
 
     def measure(self)->None:
-        study = self.study
-        self.shown, self.causes = study.is_fundus, None
+        study, self.causes = self.study, None
+        self.shown = study.is_fundus
         if self.shown: self.causes = find_causes(study.part, study.factors, study.n_boot, study.recipe.seed)
 
     def tables(self)->dict[str, pd.DataFrame]:

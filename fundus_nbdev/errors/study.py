@@ -48,7 +48,7 @@ def sample_paths(
     seed:int=0, # of the sample
 )->list[str]: # all of them, or a sample
     "Choose the photographs whose quality factors are measured."
-    paths = predictions['path']
+    paths = predictions.path
     return list(paths if len(paths) <= most else paths.sample(most, random_state=seed))
 
 # %% ../../nbs/10_errors/02_study.ipynb #cb010e05
