@@ -33,7 +33,7 @@ def epoch_values(
     recorder:Callback, # the learner's fastai Recorder, after an epoch
 )->dict|None: # 'train_loss', 'valid_loss' and metrics by name; None for an unfinished epoch
     "Return losses and metrics of the epoch that just ended."
-    names, values = list(recorder.metric_names), list(recorder.log)
+    names, values = recorder.metric_names, recorder.log
     if len(names) != len(values): return None
     return {name: value for name, value in zip(names, values) if name not in ('epoch', 'time')}
 
@@ -77,16 +77,16 @@ class ProgressCB(RestoringCB):
     def before_fit(self):
         self.restore()
         self.turn_fastai(False)
-        if self.learn.logger is noop: return
+        if self.logger is noop: return
         self.screen = self.console or Console(force_jupyter=False)
         self.style = self.choose_style()
-        self.old_logger, self.learn.logger = self.learn.logger, self.write_epoch
+        self.old_logger, self.learn.logger = self.logger, self.write_epoch
         self.start = self.painted = time.perf_counter()
         self.first = None
 
     def turn_fastai(self, on):
         "Switch fastai's own progress on or off."
-        for cb in self.learn.cbs:
+        for cb in self.cbs:
             if isinstance(cb, ProgressCallback): cb.run = on
 
     def choose_style(self):

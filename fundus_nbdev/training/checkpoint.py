@@ -319,7 +319,7 @@ class CheckpointCB(RestoringCB):
 
     @property
     def settled(self): # no gradient is being accumulated
-        return all(cb.boundary for cb in self.learn.cbs if hasattr(type(cb), 'boundary'))
+        return all(cb.boundary for cb in self.cbs if hasattr(type(cb), 'boundary'))
 
     def save_if_due(self, epoch, batch):
         "Write a checkpoint if one is due, and stop if that was asked for."

@@ -50,10 +50,10 @@ def class_weights(
 def score_logits(
     targets:np.ndarray, # class numbers, (N,)
     logits:np.ndarray, # (N,n_classes)
-    name:str, # of `METRICS`
+    metric:str, # of `METRICS`
 )->float: # NaN where it is undefined
     "Compute a metric from logits."
-    return METRICS.find(name).function(targets, softmax(logits, 1))
+    return METRICS.find(metric).function(targets, softmax(logits, 1))
 
 # %% ../../nbs/07_training/17_learner.ipynb #99e5495c
 def make_metrics(
@@ -62,9 +62,8 @@ def make_metrics(
     "Make the metrics of the log, and the one that is watched. Accuracy is fastai's own."
     names = [name for name, each in METRICS.items() if each.log and name != 'accuracy']
     if monitor in METRICS and monitor not in ('accuracy', *names): names.append(monitor)
-    scores = [partial(score_logits, name=name) for name in names]
-    return [accuracy, *(AccumMetric(score, to_np=True, invert_arg=True, flatten=False, name=name)
-                        for name, score in zip(names, scores))]
+    return [accuracy, *(AccumMetric(score_logits, to_np=True, invert_arg=True, flatten=False, name=name, metric=name)
+                        for name in names)]
 
 # %% ../../nbs/07_training/17_learner.ipynb #8da42503
 def build_model(

@@ -45,7 +45,7 @@ class BatchLogCB(LoggerCB):
     def after_batch(self):
         self.step += 1
         if self.step % self.every: return
-        loss, smooth = self.learn.loss.mean().item(), self.recorder.smooth_loss.value.item()
+        loss, smooth = self.loss.mean().item(), self.recorder.smooth_loss.value.item()
         self.append(self.step, self.epoch + 1, self.iter + 1, loss, smooth, float(self.opt.hypers[-1]['lr']))
 
     def append(self, *values):

@@ -8,7 +8,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/onecycle.html.md""
 __all__ = ['ease', 'one_cycle', 'cycle_point', 'check_cycle', 'cycle_hypers', 'RestoringCB', 'OneCycleCB']
 
 # %% ../../nbs/07_training/03_onecycle.ipynb #0e05173a
-from typing import Any
+from functools import partial
 
 import numpy as np
 from fastai.callback.core import Callback
@@ -114,8 +114,9 @@ class OneCycleCB(RestoringCB):
         torch_positions:bool=False, # False: fastai's positions; True: PyTorch's
     ):
         check_cycle(pct_start, div, div_final, moms)
-        self.lr_max, self.torch_positions = lr_max, torch_positions
-        self.shape:dict[str, Any] = {'pct_start': pct_start, 'div': div, 'div_final': div_final, 'moms': moms}
+        self.lr_max = lr_max
+        self.hypers_at = partial(cycle_hypers, pct_start=pct_start, div=div, div_final=div_final, moms=moms,
+                                 torch_positions=torch_positions)
         self.before:list[dict[str, float]] = [] # hyperparameters of each group before the fit; empty between fits
         self.hps:dict[str, list[float]] = {}
 
@@ -136,7 +137,7 @@ class OneCycleCB(RestoringCB):
 
     def before_batch(self):
         step, n_steps = self.epoch * self.n_iter + self.iter, self.n_epoch * self.n_iter
-        hypers = cycle_hypers(step, n_steps, self.peak, torch_positions=self.torch_positions, **self.shape)
+        hypers = self.hypers_at(step, n_steps, self.peak)
         for name in self.hps: self.opt.set_hyper(name, hypers[name].tolist())
 
     def after_batch(self):
@@ -146,7 +147,7 @@ class OneCycleCB(RestoringCB):
         "Give the optimizer the hyperparameters it had before the fit; the recorder keeps the schedule."
         if not self.before: return
         for name in self.before[0]: self.opt.set_hyper(name, [before[name] for before in self.before])
-        self.learn.recorder.hps, self.before = self.hps, []
+        self.recorder.hps, self.before = self.hps, []
 
     def state_dict(self): # for a training that is resumed: what was there before the fit, and the peak
         return {'before': self.before or None, 'peak': self.peak.tolist() if self.before else None}

@@ -182,8 +182,7 @@ def recipe_values(
     recipe:Recipe, # any
 )->dict[str, Any]: # nested as in TOML: a network's own arguments stand beside its name
     "Return a recipe as a nested dict."
-    values = asdict(recipe)
-    return values | {'model': {'name': recipe.model.name} | recipe.model.arguments}
+    return asdict(recipe) | {'model': {'name': recipe.model.name} | recipe.model.arguments}
 
 # %% ../../nbs/07_training/16_recipe.ipynb #4b6075d2
 def to_toml(
