@@ -75,8 +75,7 @@ def lies_in(
     name:str, # 'Good/1.jpg', or a name without folders
 )->bool: # the last folders of the file are those of the name
     "Tell whether a file is in the folders that a name says, without case."
-    folders = [part.lower() for part in Path(name).parent.parts]
-    place = [part.lower() for part in Path(file).parent.parts]
+    folders, place = (Path(str(path).lower()).parent.parts for path in (name, file))
     return place[len(place) - len(folders):] == folders
 
 # %% ../../nbs/04_data/03_csv_files.ipynb #7fa43823

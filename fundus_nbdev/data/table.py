@@ -98,7 +98,7 @@ def read_table(
     "Read a photo table from a folder per class, any CSV, DRIMDB, EyeQ or arrays; `check_table` says if it can be used."
     source = Path(os.path.abspath(Path(source).expanduser()))
     if not source.exists(): raise TableError(f'{source} does not exist. Expected a folder, a CSV or an .npz file.')
-    source = unwrap(source) if source.is_dir() else source
+    if source.is_dir(): source = unwrap(source)
     files = label_files(source) if source.is_dir() else [source]
     table = read_parts(files, columns, photos) if files else read_folder(source)
     if table.empty: raise TableError(f'{source} has no rows.')

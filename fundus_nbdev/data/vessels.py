@@ -34,11 +34,10 @@ def vessel_map(
 # %% ../../nbs/04_data/08_vessels.ipynb #744934e3
 def vessel_thumbnails(
     crop:ndarray, # photograph cropped to its field of view, (192,192,3), uint8
-    least:float=.02, # texture below which the thumbnails are empty
 )->tuple[ndarray, ndarray]: # (96,96) and (24,24), float32
     "Draw a fine and a coarse picture of the vessels of a crop."
     (fine, texture), (coarse, _) = vessel_map(crop, 5), vessel_map(crop, 12)
-    shown = np.float32(texture >= least)
+    shown = np.float32(texture >= .02) # below, they are empty
     def shrink(vessels, size): return cv2.resize(vessels * shown, (size, size), interpolation=cv2.INTER_AREA)
     return shrink(fine, 96), shrink(coarse, 24)
 

@@ -79,7 +79,8 @@ class ProgressCB(RestoringCB):
         self.turn_fastai(False)
         if self.logger is noop: return
         self.screen = self.console or Console(force_jupyter=False)
-        self.style = self.choose_style()
+        self.style = 'none' if rank_distrib() else self.wish # only the first of several processes shows anything
+        if self.style == 'auto': self.style = progress_style(self.screen.file, in_ipython())
         self.old_logger, self.learn.logger = self.logger, self.write_epoch
         self.start = self.painted = time.perf_counter()
         self.first = None
@@ -88,11 +89,6 @@ class ProgressCB(RestoringCB):
         "Switch fastai's own progress on or off."
         for cb in self.cbs:
             if isinstance(cb, ProgressCallback): cb.run = on
-
-    def choose_style(self):
-        "Follow the wish; only the first of several processes shows anything."
-        if rank_distrib(): return 'none'
-        return progress_style(self.screen.file, in_ipython()) if self.wish == 'auto' else self.wish
 
     def share_done(self, batches):
         "Compute the share of the training that is done when `batches` of this epoch are."
@@ -161,6 +157,6 @@ class HistoryCB(Callback):
         self.rows.append({'epoch': self.past + self.epoch + 1, **values, 'lr': lr})
         if not rank_distrib(): write_whole(self.file, pd.DataFrame(self.rows).to_csv(index=False))
 
-    def state_dict(self): return {'rows': list(self.rows), 'past': self.past}
+    def state_dict(self): return {'rows': self.rows, 'past': self.past}
 
     def load_state_dict(self, state): self.rows, self.past = list(state['rows']), state['past']

@@ -51,7 +51,7 @@ def pack(
     if isinstance(value, tuple): return {'tuple': [pack(item, tensors) for item in value]}
     if isinstance(value, (list, L)): return [pack(item, tensors) for item in value]
     if isinstance(value, np.generic): value = value.item()
-    if value is None or isinstance(value, (bool, int, float, str)): return value
+    if value is None or isinstance(value, (int, float, str)): return value
     raise TrainingError(f'A state holds {value!r} of type {type(value).__name__}: '
                         'expected tensors, numbers, texts, None, and dicts, lists and tuples of them.')
 
@@ -199,7 +199,7 @@ def recorder_state(
     recorder, smooth = learner.recorder, learner.recorder.smooth_loss
     losses = torch.stack([*recorder.losses]) if len(recorder.losses) else torch.zeros(0)
     return {'count': smooth.count, 'val': smooth.val, 'lrs': torch.tensor(recorder.lrs, dtype=torch.float64),
-            'losses': losses, 'iters': list(recorder.iters), 'values': [list(row) for row in recorder.values]}
+            'losses': losses, 'iters': recorder.iters, 'values': recorder.values}
 
 # %% ../../nbs/07_training/13_checkpoint.ipynb #ec0f9b6d
 def load_recorder_state(
@@ -229,7 +229,7 @@ def training_state(
     "Collect all that a training carries from batch to batch."
     return {'epoch': epoch, 'batch': batch, 'epochs': learner.n_epoch, 'software': software_versions(),
             'round': learner.dls.train.round, 'train_iter': learner.train_iter, 'pct_train': learner.pct_train,
-            'model': dict(get_model(learner.model).state_dict()), 'optimizer': learner.opt.state_dict(),
+            'model': get_model(learner.model).state_dict(), 'optimizer': learner.opt.state_dict(),
             'recorder': recorder_state(learner),
             'callbacks': {name: cb.state_dict() for name, cb in stateful_callbacks(learner).items()}}
 

@@ -60,12 +60,12 @@ class BatchLogCB(LoggerCB):
     def state_dict(self): return {'step': self.step, 'size': self.size}
 
     def load_state_dict(self, state):
-        found = self.file.stat().st_size if self.file.exists() else 0
-        if self.run and found < state['size']:
-            raise TrainingError(f'{self.file} has {found} bytes, but had {state["size"]} when the training stopped: '
-                                'put the file back, or begin again.')
-        if self.run and found > state['size']: os.truncate(self.file, state['size'])
         self.step, self.size = state['step'], state['size']
+        found = self.file.stat().st_size if self.file.exists() else 0
+        if self.run and found < self.size:
+            raise TrainingError(f'{self.file} has {found} bytes, but had {self.size} when the training stopped: '
+                                'put the file back, or begin again.')
+        if self.run and found > self.size: os.truncate(self.file, self.size)
 
 # %% ../../nbs/07_training/09_loggers.ipynb #cf354871
 def tensorboard_callback(

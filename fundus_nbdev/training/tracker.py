@@ -58,7 +58,7 @@ class TrackCB(TrackerCallback):
     )->bool: # whether it beats the best so far
         "Compare; the first finite value is better than none, and the earlier of two equal ones stays."
         if value is None or not math.isfinite(value): return False
-        return self.best is None or bool(self.comp(value - self.min_delta, self.best))
+        return self.best is None or self.comp(value - self.min_delta, self.best)
 
     def after_epoch(self):
         values = epoch_values(self.recorder)
