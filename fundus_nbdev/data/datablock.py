@@ -14,10 +14,8 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 import torch
-from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
-from fastai.data.core import DataLoaders, TfmdDL
-from fastai.data.transforms import IntToFloatTensor, Normalize
-from fastai.torch_core import TensorCategory, TensorImage
+from fastai.basics import (CategoryBlock, DataBlock, DataLoaders, IntToFloatTensor, Normalize, TensorCategory,
+                           TensorImage, TfmdDL, TransformBlock)
 
 from ..core.errors import TableError
 from .augment import AUGMENTATIONS, degrade_photos

@@ -57,21 +57,6 @@ class Pixels:
         "Leave out the photographs that could not be read; the array stays where it is."
         return Pixels(self.array, {}, np.delete(self.rows, list(self.bad)))
 
-# %% ../../nbs/04_data/12_pixels.ipynb #d6e19ca8
-def _decode(
-    array:np.ndarray, # uint8, (N,size,size,3); written into
-    paths:list[str], # photographs, N
-    crop:str, # one of `CROPS`
-    progress:Callable|None, # called with photographs done and their total
-)->dict[int, str]: # position of each photograph that could not be read → why
-    "Decode and crop all photographs into an array, in threads."
-    bad = {}
-    def load(i):
-        try: array[i] = CROPS[crop](paths[i], array.shape[1])
-        except PhotoError as error: bad[i] = str(error)
-    map_threads(load, range(len(paths)), progress)
-    return dict(sorted(bad.items()))
-
 # %% ../../nbs/04_data/12_pixels.ipynb #5719594c
 def _new_array(
     file:Path, # to be made
@@ -95,10 +80,13 @@ def _decode_into(
     bad = {}
     def fill(file):
         array = _new_array(file, (len(paths), size, size, 3))
-        bad.update(_decode(array, paths, crop, progress))
+        def load(i):
+            try: array[i] = CROPS[crop](paths[i], size)
+            except PhotoError as error: bad[i] = str(error)
+        map_threads(load, range(len(paths)), progress)
         array.flush()
     write_whole(stem.with_suffix('.npy'), fill)
-    write_whole(stem.with_suffix('.json'), json.dumps(bad))
+    write_whole(stem.with_suffix('.json'), json.dumps(bad, sort_keys=True))
 
 # %% ../../nbs/04_data/12_pixels.ipynb #6233599e
 def _open(stem:Path)->tuple[np.ndarray, dict[int, str]]|None:
@@ -122,7 +110,7 @@ def cache_pixels(
     while not (found := _open(stem)):
         prune_cache(stem.name, need)
         with guard_disk(f'{stem}.npy ({need / 1e9:.1f} GB; the variable FUNDUS_CACHE names another folder)'):
-            _decode_into(stem, [str(path) for path in paths], size, crop, progress)
+            _decode_into(stem, paths, size, crop, progress)
     return Pixels(*found, np.arange(len(paths)))
 
 # %% ../../nbs/04_data/12_pixels.ipynb #c786d685

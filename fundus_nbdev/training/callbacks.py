@@ -15,12 +15,8 @@ import math
 import time
 
 import pandas as pd
-from fastai.callback.core import Callback
+from fastai.basics import Callback, Learner, in_ipython, noop, rank_distrib
 from fastai.callback.progress import ProgressCallback
-from fastai.learner import Learner
-from fastai.torch_core import rank_distrib
-from fastcore.basics import noop
-from fastcore.imports import in_ipython
 from rich.console import Console
 from rich.text import Text
 

@@ -22,10 +22,7 @@ import time
 
 import numpy as np
 import torch
-from fastai.callback.core import CancelEpochException
-from fastai.learner import Learner
-from fastai.torch_core import get_model, num_distrib, rank_distrib
-from fastcore.foundation import L
+from fastai.basics import CancelEpochException, L, Learner, get_model, num_distrib, rank_distrib
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -313,13 +310,10 @@ class CheckpointCB(RestoringCB):
         self.state = None # from now on an epoch like any other
 
     def after_batch(self):
-        if self.training and self.settled: self.save_if_due(self.epoch, self.iter + 1)
+        accumulating = any(not cb.boundary for cb in self.cbs if hasattr(type(cb), 'boundary'))
+        if self.training and not accumulating: self.save_if_due(self.epoch, self.iter + 1)
 
     def after_epoch(self): self.save_if_due(self.epoch + 1, 0)
-
-    @property
-    def settled(self): # no gradient is being accumulated
-        return all(cb.boundary for cb in self.cbs if hasattr(type(cb), 'boundary'))
 
     def save_if_due(self, epoch, batch):
         "Write a checkpoint if one is due, and stop if that was asked for."

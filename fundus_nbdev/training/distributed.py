@@ -15,9 +15,7 @@ import warnings
 
 import torch
 import torch.distributed
-from fastai.data.core import TfmdDL
-from fastai.learner import Learner
-from fastai.torch_core import num_distrib, to_detach
+from fastai.basics import Learner, TfmdDL, num_distrib, to_detach
 from torch import Tensor, nn
 
 from ..core.errors import TrainingError

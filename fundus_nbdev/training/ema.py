@@ -96,10 +96,9 @@ class EMACB(RestoringCB):
         if self.average is not None: self.put(self.average)
         self.average = None
 
-    @torch.no_grad()
     def put(self, weights):
         "Give the network these weights."
-        for name, tensor in self.now().items(): tensor.copy_(weights[name])
+        get_model(self.model).load_state_dict(weights)
 
     def restore(self):
         "Give the network its own weights back, if validation has the averaged ones."

@@ -21,8 +21,7 @@ import time
 import numpy as np
 import pandas as pd
 import torch
-from fastai.callback.core import Callback
-from fastai.torch_core import set_seed
+from fastai.basics import Callback, set_seed
 
 from ..core.errors import BundleError, RunError, TrainingError
 from ..core.files import guard_disk, write_whole

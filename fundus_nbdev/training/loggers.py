@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 import os
 
-from fastai.callback.core import Callback
-from fastai.torch_core import rank_distrib
+from fastai.basics import Callback, rank_distrib
 
 from ..core.errors import TrainingError
 from ..core.files import guard_disk, write_whole
@@ -34,7 +33,6 @@ class BatchLogCB(LoggerCB):
 
     A row has step, epoch, batch, loss, smoothed loss and learning rate."""
     order, run_valid = 55, False # after the recorder, before a checkpoint
-    columns = ('step', 'epoch', 'batch', 'loss', 'smooth_loss', 'lr')
 
     def __init__(self,
         file:str|Path, # CSV to write, begun again at the first row
@@ -50,7 +48,7 @@ class BatchLogCB(LoggerCB):
 
     def append(self, *values):
         "Append one row; the first begins the file."
-        if not self.size: write_whole(self.file, ','.join(self.columns) + '\n')
+        if not self.size: write_whole(self.file, 'step,epoch,batch,loss,smooth_loss,lr\n')
         with guard_disk(self.file), open(self.file, 'ab') as out:
             out.write((','.join(map(str, values)) + '\n').encode())
             out.flush()

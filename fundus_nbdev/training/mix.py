@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback
-from fastai.torch_core import rank_distrib
+from fastai.basics import Callback, rank_distrib
 from torch import Tensor
 
 from ..core.errors import TrainingError

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback, CancelBatchException
-from fastai.optimizer import OptimWrapper
+from fastai.basics import Callback, CancelBatchException, OptimWrapper
 from torch import nn
 from torch.nn import Parameter
 

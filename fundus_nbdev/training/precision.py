@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fastai.callback.core import CancelStepException
-from fastai.torch_core import to_float
+from fastai.basics import CancelStepException, to_float
 from torch import Tensor, nn
 
 from ..core.errors import TrainingError

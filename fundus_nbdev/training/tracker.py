@@ -11,13 +11,9 @@ __all__ = ['TrackCB', 'validated_weights', 'KeepBestCB', 'check_patience', 'Earl
 from collections.abc import Callable
 import math
 
-from fastai.callback.core import CancelFitException
+from fastai.basics import CancelFitException, Learner, delegates, get_model, noop
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
-from fastai.learner import Learner
-from fastai.torch_core import get_model
-from fastcore.basics import noop
-from fastcore.meta import delegates
 
 from ..core.errors import TrainingError
 from .callbacks import epoch_values, is_training
