@@ -10,10 +10,10 @@ __all__ = ['CROP_VERSION', 'cache_folder', 'cache_key', 'cache_limit', 'prune_ca
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #586675ea
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
 from shutil import rmtree
+from typing import NamedTuple
 import os
 import re
 import time
@@ -60,8 +60,7 @@ def cache_limit()->float: # bytes
 _NAME, _DAY = re.compile(r'([0-9a-f]{16}-\d+)\.(npy|json)'), 24 * 3600 # names of a cache's two files; seconds
 
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #4522f91f
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     "A cache, or what a killed process left of one."
     name:str
     files:dict[Path, os.stat_result] # what the system knows about each

@@ -67,13 +67,12 @@ def unpack(
 
 # %% ../../nbs/07_training/13_checkpoint.ipynb #1b115cb5
 def write_checkpoint(
-    stem:str|Path, # path of both files, without their endings
+    stem:Path, # path of both files, without their endings
     state:dict, # nest of dicts, lists, tensors and plain values
     about:dict|None=None, # what the training is: must be equal for resuming
 )->Path: # the JSON file
     "Write a pair of files; each of them is whole or not there."
     tensors:dict[str, Tensor] = {}
-    stem = Path(stem)
     stem.with_suffix('.json').unlink(missing_ok=True) # a note never stands beside the tensors of another checkpoint
     nest = pack(state, tensors)
     weights = save(tensors)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import warnings
 
-import torch
 import torch.distributed
 from fastai.basics import Learner, TfmdDL, num_distrib, to_detach
 from torch import Tensor, nn

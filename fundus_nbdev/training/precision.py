@@ -10,8 +10,7 @@ __all__ = ['PRECISIONS', 'Precision', 'cpu_bf16', 'best_precision', 'choose_prec
 
 # %% ../../nbs/07_training/06_precision.ipynb #1df1c375
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fastai.basics import CancelStepException, to_float
@@ -25,8 +24,7 @@ from .onecycle import RestoringCB
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 # %% ../../nbs/07_training/06_precision.ipynb #001d97d3
-@dataclass(frozen=True)
-class Precision:
+class Precision(NamedTuple):
     "How the forward pass computes, and why."
     name:str # 'fp32', 'bf16' or 'fp16'
     channels_last:bool # layout of the photos
