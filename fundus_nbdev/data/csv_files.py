@@ -66,8 +66,8 @@ def file_keys(
     name:str, # of a file
 )->list[str]: # under which it is found
     "Return a file's name in small letters, with and without its ending."
-    name = Path(name).name.lower()
-    return [name, Path(name).stem] if Path(name).suffix in ENDINGS else [name]
+    file = Path(name.lower())
+    return [file.name, file.stem] if file.suffix in ENDINGS else [file.name]
 
 # %% ../../nbs/04_data/03_csv_files.ipynb #6a22e832
 def lies_in(

@@ -22,11 +22,11 @@ def photo_size(
     xb:tuple, # inputs of the network
 )->tuple[int, int]: # (H,W)
     "Return height and width of a batch's photographs."
-    shapes = [tuple(x.shape) for x in xb]
-    if not all(len(shape) == 4 and shape[-2:] == shapes[0][-2:] for shape in shapes):
-        raise TrainingError(f'the inputs have the shapes {shapes}; a rectangle can only be cut from photos, '
-                            '(B,C,H,W), all of one height and width')
-    return shapes[0][-2], shapes[0][-1]
+    if any(x.dim() != 4 or x.shape[-2:] != xb[0].shape[-2:] for x in xb):
+        raise TrainingError(f'the inputs have the shapes {[tuple(x.shape) for x in xb]}; a rectangle can only be cut '
+                            'from photos, (B,C,H,W), all of one height and width')
+    _, _, height, width = xb[0].shape
+    return height, width
 
 # %% ../../nbs/07_training/05_cutmix.ipynb #d558a935
 def cut_box(

@@ -8,7 +8,6 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/loggers.html.md"""
 __all__ = ['LoggerCB', 'BatchLogCB', 'tensorboard_callback', 'begin_wandb', 'wandb_callback', 'log_callbacks']
 
 # %% ../../nbs/07_training/09_loggers.ipynb #631e4cad
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 import os
@@ -137,7 +136,7 @@ def log_callbacks(
     config:dict|None=None, # settings of the run, for Weights & Biases
 )->list[Callback]: # for `learner.fit(cbs=…)`
     "Make the callbacks for the logs that were asked for."
-    makers:dict[str, Callable] = {
+    makers = {
         'csv': lambda: BatchLogCB(Path(folder)/'batches.csv', every),
         'tensorboard': lambda: tensorboard_callback(folder, every),
         'wandb': lambda: wandb_callback(folder, every, config)}

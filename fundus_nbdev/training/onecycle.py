@@ -11,7 +11,7 @@ __all__ = ['ease', 'one_cycle', 'cycle_point', 'check_cycle', 'cycle_hypers', 'R
 from functools import partial
 
 import numpy as np
-from fastai.callback.core import Callback
+from fastai.basics import Callback, delegates
 
 from ..core.errors import TrainingError
 
@@ -100,6 +100,7 @@ class RestoringCB(Callback):
         "Put back what the callback changed; may be called at any time and more than once."
 
 # %% ../../nbs/07_training/03_onecycle.ipynb #abc38f0f
+@delegates(cycle_hypers)
 class OneCycleCB(RestoringCB):
     "One cycle of learning rate and momentum over the whole fit ([Smith 2018](https://arxiv.org/abs/1803.09820))."
     order, run_valid = 60, False
@@ -107,16 +108,10 @@ class OneCycleCB(RestoringCB):
     def __init__(self,
         # peak rate: one, one for each parameter group, or a slice; None: the rate of the fit
         lr_max:float|slice|list|None=None,
-        pct_start:float=0.25, # share of the training spent climbing, at least 0, below 1
-        div:float=25., # lr_max / first rate
-        div_final:float=1e5, # lr_max / last rate
-        moms:tuple=(0.95, 0.85, 0.95), # momentum at the start, the turning point, the end
-        torch_positions:bool=False, # False: fastai's positions; True: PyTorch's
+        **kwargs, # of `cycle_hypers`
     ):
-        check_cycle(pct_start, div, div_final, moms)
-        self.lr_max = lr_max
-        self.hypers_at = partial(cycle_hypers, pct_start=pct_start, div=div, div_final=div_final, moms=moms,
-                                 torch_positions=torch_positions)
+        self.lr_max, self.hypers_at = lr_max, partial(cycle_hypers, **kwargs)
+        self.hypers_at(0, 1, 1.) # refuses impossible settings
         self.before:list[dict[str, float]] = [] # hyperparameters of each group before the fit; empty between fits
         self.hps:dict[str, list[float]] = {}
 
