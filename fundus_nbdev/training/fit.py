@@ -287,5 +287,6 @@ def fit(
     if main_process(): progress.log = folder/'log.txt'
     for note in prepared.notes: progress.say(note)
     options = {'skip_damaged': skip_damaged, 'how': f'Go on: {command_to_resume(folder)}', 'cbs': cbs}
-    with lock_folder(folder) if main_process() else nullcontext(), name_run_in_errors(folder, progress.say), guard_disk(folder):
+    lock = lock_folder(folder) if main_process() else nullcontext()
+    with lock, name_run_in_errors(folder, progress.say), guard_disk(folder):
         return fit_prepared(recipe, prepared, folder, progress, **options)

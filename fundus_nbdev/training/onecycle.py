@@ -8,8 +8,6 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/onecycle.html.md""
 __all__ = ['ease', 'one_cycle', 'cycle_point', 'check_cycle', 'cycle_hypers', 'RestoringCB', 'OneCycleCB']
 
 # %% ../../nbs/07_training/03_onecycle.ipynb #0e05173a
-from functools import partial
-
 import numpy as np
 from fastai.basics import Callback, delegates
 
@@ -110,8 +108,8 @@ class OneCycleCB(RestoringCB):
         lr_max:float|slice|list|None=None,
         **kwargs, # of `cycle_hypers`
     ):
-        self.lr_max, self.hypers_at = lr_max, partial(cycle_hypers, **kwargs)
-        self.hypers_at(0, 1, 1.) # refuses impossible settings
+        cycle_hypers(0, 1, 1., **kwargs) # refuses impossible settings
+        self.lr_max, self.settings = lr_max, kwargs
         self.before:list[dict[str, float]] = [] # hyperparameters of each group before the fit; empty between fits
         self.hps:dict[str, list[float]] = {}
 
@@ -132,7 +130,7 @@ class OneCycleCB(RestoringCB):
 
     def before_batch(self):
         step, n_steps = self.epoch * self.n_iter + self.iter, self.n_epoch * self.n_iter
-        hypers = self.hypers_at(step, n_steps, self.peak)
+        hypers = cycle_hypers(step, n_steps, self.peak, **self.settings)
         for name in self.hps: self.opt.set_hyper(name, hypers[name].tolist())
 
     def after_batch(self):
