@@ -9,7 +9,6 @@ __all__ = ['SIDE', 'SIZES', 'hash_file', 'same_files', 'grey_thumbnail', 'detail
            'correlation', 'picture_difference', 'detail_vectors', 'likely_pairs']
 
 # %% ../../nbs/04_data/07_copies.ipynb #fc884fab
-from collections.abc import Callable
 from hashlib import sha1
 import os
 
@@ -136,14 +135,12 @@ def detail_vectors(
 # %% ../../nbs/04_data/07_copies.ipynb #1d624b0d
 def likely_pairs(
     looks:ndarray, # of `detail_vectors`, (N,3,256)
-    n:int=10, # partners of each photograph
     least:float=.6, # cosine
-    block:int=1000, # photographs at once
-    progress:Callable|None=None, # called with blocks of pairs compared, and all
+    **options, # of `most_alike`: n, block, progress
 )->ndarray: # pairs of rows, (K,2), int, the smaller first
     "Find the photographs that may be the same picture: at most n partners of each."
     def compare(rows, columns):
         here, there = looks[rows, 0].astype(np.float32), looks[columns].astype(np.float32)
         return np.maximum.reduce([here @ there[:, k].T for k in range(len(SIZES))])
-    partner, cosine = most_alike(compare, len(looks), n, block, progress)
+    partner, cosine = most_alike(compare, len(looks), **options)
     return as_pairs(partner, cosine >= least)

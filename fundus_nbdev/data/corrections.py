@@ -13,9 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.errors import TableError
-from ..core.text import counted, some
+from ..core.text import counted, nearest_word, some
 from .photo_table import classes_of
-from ..core.text import nearest_word
 
 # %% ../../nbs/04_data/16_corrections.ipynb #46082714
 REMOVE = 'remove' # in the column corrected: leave the photograph out
@@ -25,14 +24,14 @@ def read_corrections(
     file:str|Path, # CSV with the columns path, label and corrected
 )->pd.DataFrame: # path, label, corrected: the lines in which something is to be changed; index: line of the file
     "Read what a person wants changed."
-    expected = 'path, label and corrected'
+    columns, expected = ['path', 'label', 'corrected'], 'path, label and corrected'
     try: lines = pd.read_csv(file, dtype=str, keep_default_na=False, skip_blank_lines=False)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise TableError(f'{file}: {error}. Expected a CSV with the columns {expected}.') from error
-    if missing := [name for name in ('path', 'label', 'corrected') if name not in lines]:
+    if missing := [name for name in columns if name not in lines]:
         raise TableError(f'{file} has no column {" and no column ".join(missing)}; it has {", ".join(lines)}. '
                          f'Expected {expected}.')
-    lines = lines[['path', 'label', 'corrected']].apply(lambda column: column.str.strip())
+    lines = lines[columns].apply(lambda column: column.str.strip())
     changed = (lines.corrected != '') & (lines.corrected != lines.label)
     changes = lines[changed].set_axis(lines.index[changed] + 2) # the first line has the names
     if len(twice := changes.path[changes.path.duplicated()]):
@@ -76,6 +75,6 @@ def correct_labels(
     kept = table.assign(label=labels)
     kept = kept[kept.label != REMOVE].reset_index(drop=True)
     changed = sum(a != b and b != REMOVE for a, b in zip(table.label, labels))
-    counts = {'classes': classes_of(table), 'corrected': changed, 'removed': len(table) - len(kept)}
-    kept.attrs = table.attrs | counts
+    removed = len(table) - len(kept)
+    kept.attrs = table.attrs | {'classes': classes_of(table), 'corrected': changed, 'removed': removed}
     return kept

@@ -66,8 +66,8 @@ def file_keys(
     name:str, # of a file
 )->list[str]: # under which it is found
     "Return a file's name in small letters, with and without its ending."
-    name = Path(name).name.lower()
-    return [name, Path(name).stem] if Path(name).suffix in ENDINGS else [name]
+    file = Path(name.lower())
+    return [file.name, file.stem] if file.suffix in ENDINGS else [file.name]
 
 # %% ../../nbs/04_data/03_csv_files.ipynb #6a22e832
 def lies_in(
@@ -75,8 +75,7 @@ def lies_in(
     name:str, # 'Good/1.jpg', or a name without folders
 )->bool: # the last folders of the file are those of the name
     "Tell whether a file is in the folders that a name says, without case."
-    folders = [part.lower() for part in Path(name).parent.parts]
-    place = [part.lower() for part in Path(file).parent.parts]
+    folders, place = (Path(str(path).lower()).parent.parts for path in (name, file))
     return place[len(place) - len(folders):] == folders
 
 # %% ../../nbs/04_data/03_csv_files.ipynb #7fa43823

@@ -14,15 +14,13 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 import torch
-from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
-from fastai.data.core import DataLoaders, TfmdDL
-from fastai.data.transforms import IntToFloatTensor, Normalize
-from fastai.torch_core import TensorCategory, TensorImage
+from fastai.basics import (CategoryBlock, DataBlock, DataLoaders, IntToFloatTensor, Normalize, TensorCategory,
+                           TensorImage, TfmdDL, TransformBlock)
 
 from ..core.errors import TableError
 from .augment import AUGMENTATIONS, degrade_photos
 from .photo_table import classes_of
-from .pixels import Pixels, channel_stats
+from .pixels import Pixels, Stats, channel_stats
 from .samplers import make_sampler
 
 # %% ../../nbs/04_data/15_datablock.ipynb #69f646b5
@@ -45,8 +43,7 @@ def photo_block(
     labels, split = table.label.to_numpy(), table.split.to_numpy()
     def pixels_of(i): return to_photo(pixels[i])
     def label_of(i): return labels[i]
-    def rows_of(items, part): return [k for k, i in enumerate(items) if split[i] == part]
-    def parts(items): return [rows_of(items, 'train'), rows_of(items, 'valid')]
+    def parts(items): return [np.flatnonzero(split[items] == part) for part in ('train', 'valid')]
     blocks = TransformBlock(batch_tfms=IntToFloatTensor()), CategoryBlock(vocab=classes, sort=False)
     batch_tfms = [AUGMENTATIONS.find(augment)(), Normalize.from_stats(mean, std, cuda=False)]
     return DataBlock(blocks=blocks, get_x=pixels_of, get_y=label_of, splitter=parts, batch_tfms=batch_tfms)
@@ -132,7 +129,7 @@ def dataloaders(
     device:str|torch.device='cpu', # where the batches go
     order:str='shuffle', # of the training part: one of `SAMPLERS`
     seed:int=0, # of order, augmentation and dropout
-    stats:tuple[list[float], list[float]]|None=None, # mean and standard deviation, 0–1; None: of the training part
+    stats:Stats|None=None, # mean and standard deviation, 0–1; None: of the training part
     degrade:tuple[str, ...]=(), # kinds of degradation: some training photographs of the first class are degraded so
     degrade_share:float=.2, # of the training photographs of the first class
     degrade_as:str='', # class that these count as; '': the last

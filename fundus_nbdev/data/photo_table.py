@@ -20,9 +20,8 @@ import pandas as pd
 
 from ..core.errors import PhotoError, TableError
 from ..core.parallel import map_threads
-from ..core.text import counted, some
+from ..core.text import counted, numbered, some
 from ..photos.photo import open_photo
-from ..core.text import numbered
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #4b37293e
 def file_of(
@@ -67,10 +66,10 @@ def keep_classes(
     "Keep some classes, in this order; `attrs['left_out']` counts the photographs of the others."
     if unknown := [name for name in classes if name not in set(table.label)]:
         raise TableError(f'No class {some(unknown)} in the table; it has {", ".join(classes_of(table))}.')
-    kept = table[table.label.isin(classes) | table.label.isna()].reset_index(drop=True)
-    others = table.label[~table.label.isin(classes)].value_counts()
-    left_out = {name: int(n) for name, n in others.items()}
-    kept.attrs = table.attrs | {'classes': list(classes), 'left_out': left_out}
+    chosen = table.label.isin(classes)
+    kept = table[chosen | table.label.isna()].reset_index(drop=True)
+    left_out = table.label[~chosen].value_counts().to_dict()
+    kept.attrs = table.attrs | {'classes': classes, 'left_out': left_out}
     return kept
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #92734db8

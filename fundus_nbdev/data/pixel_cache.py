@@ -8,10 +8,12 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/04_data/pixel_cache.html.md"""
 __all__ = ['CROP_VERSION', 'cache_folder', 'cache_key', 'cache_limit', 'prune_cache']
 
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #586675ea
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import sha1
 from pathlib import Path
 from shutil import rmtree
+from typing import NamedTuple
 import os
 import re
 import time
@@ -58,13 +60,16 @@ def cache_limit()->float: # bytes
 _NAME, _DAY = re.compile(r'([0-9a-f]{16}-\d+)\.(npy|json)'), 24 * 3600 # names of a cache's two files; seconds
 
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #4522f91f
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     "A cache, or what a killed process left of one."
     name:str
-    files:list[Path]
-    size:int # bytes
-    used:float # when it was touched last, s
+    files:dict[Path, os.stat_result] # what the system knows about each
+
+    @property
+    def size(self)->int: return sum(stat.st_size for stat in self.files.values()) # bytes
+
+    @property
+    def used(self)->float: return max(stat.st_mtime for stat in self.files.values()) # when it was touched last, s
 
     @property
     def whole(self)->bool: return {file.suffix for file in self.files} == {'.npy', '.json'}
@@ -72,33 +77,22 @@ class _Entry:
     @property
     def stale(self)->bool: return not self.whole and time.time() - self.used > _DAY
 
-# %% ../../nbs/04_data/11_pixel_cache.ipynb #f3706c51
-def _stat(file:Path)->os.stat_result|None:
-    "Ask what the system knows about a file; None if it has gone."
-    try: return file.stat()
-    except FileNotFoundError: return None
-
-# %% ../../nbs/04_data/11_pixel_cache.ipynb #2abee6e5
-def _entry(name:str, files:list[Path])->_Entry|None:
-    "Add up the size of files that belong together, and find their last use; None if all have gone."
-    found = {file: stat for file in files if (stat := _stat(file))}
-    if not found: return None
-    size, used = sum(stat.st_size for stat in found.values()), max(stat.st_mtime for stat in found.values())
-    return _Entry(name, list(found), size, used)
-
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #0791d058
 def _entries()->list[_Entry]:
     "List all caches and leftovers in the cache folder."
-    groups:dict[str, list[Path]] = {}
+    found:dict[str, dict[Path, os.stat_result]] = {}
+    def note(name, file):
+        with suppress(FileNotFoundError): found.setdefault(name, {})[file] = file.stat()
     for path in cache_folder().iterdir():
-        if path.name.startswith(UNFINISHED):
-            groups[path.name] = [path]
-            for place, _, names in os.walk(path): groups[path.name] += [Path(place)/name for name in names]
-        elif match := _NAME.fullmatch(path.name): groups.setdefault(match[1], []).append(path)
-    return [entry for name, files in groups.items() if (entry := _entry(name, files))]
+        if match := _NAME.fullmatch(path.name): note(match[1], path)
+        if not path.name.startswith(UNFINISHED): continue
+        note(path.name, path)
+        for place, _, names in os.walk(path):
+            for name in names: note(path.name, Path(place)/name)
+    return [_Entry(name, files) for name, files in found.items()]
 
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #5f2bd17c
-def _remove(files:list[Path])->None:
+def _remove(files:Iterable[Path])->None:
     "Remove the note before its pixels: without it there is no cache."
     for file in sorted(files, key=lambda file: file.suffix != '.json'):
         if file.is_dir(): rmtree(file, ignore_errors=True)

@@ -19,10 +19,9 @@ from numpy import ndarray
 
 from ..core.errors import TableError
 from ..core.files import write_whole
-from ..core.text import counted, some
+from ..core.text import counted, numbered, some
 from .copies import same_files
 from .photo_table import check_table, classes_of
-from ..core.text import numbered
 
 # %% ../../nbs/04_data/10_split.ipynb #b6eaf18c
 def largest_remainder(
@@ -86,14 +85,13 @@ def draw_patients(
     counts:ndarray, # photographs of each class for each patient, (P,C), int
     total:int, # photographs wanted
     rng:np.random.Generator, # where the chance comes from
-    starts:int=8, # attempts, unless one is exact
 )->ndarray: # (P,), bool: the patients of the part
     "Draw patients who have `total` photographs in the class shares of all, as nearly as patients allow."
     kinds, kind, supply = np.unique(counts, axis=0, return_inverse=True, return_counts=True)
     wanted, kind = largest_remainder(total, counts.sum(0)), kind.ravel()
     kinds, supplies = np.vstack([kinds, 0 * wanted]), np.append(supply, 2 * len(counts)) # the last kind: nobody
     best, least = supplies, np.inf
-    for _ in range(starts):
+    for _ in range(8): # attempts, unless one is exact
         start = np.append(take_evenly(supply, total / counts.sum(), rng), len(counts))
         taken, off = improve(kinds, start, supplies, wanted)
         if off < least: best, least = taken, off
@@ -107,13 +105,12 @@ def draw_part(
     pool:pd.DataFrame, # photo table to draw from, sorted
     size:float|int, # share or number of photographs
     rng:np.random.Generator, # where the chance comes from
-    stratify:bool=True, # keep the shares of the classes
     group:str|None='patient', # column whose rows stay together; None: every photograph for itself
 )->ndarray: # (N,), bool: the rows of the part
     "Draw the rows of a part, whole groups only."
     groups, names = pd.factorize(pool[group] if group else pool.path, sort=True)
-    labels = pd.factorize(pool.label, sort=True)[0] if stratify else np.zeros(len(pool), int)
-    counts = np.zeros((len(names), labels.max() + 1), int)
+    labels, classes = pd.factorize(pool.label, sort=True)
+    counts = np.zeros((len(names), len(classes)), int)
     np.add.at(counts, (groups, labels), 1)
     if len(names) < 2:
         raise TableError(f'No part can be drawn from {counted(len(pool), "photograph")} of one {group or "path"}: '
@@ -128,7 +125,6 @@ def split_table(
     test:float|int=.2, # share of all photographs, or their number; 0: no test part
     valid:float|int=.2, # share of the photographs that aren't tested on, or their number; 0: no validation part
     seed:int=0, # same seed, same split
-    stratify:bool=True, # keep the shares of the classes
     group:str|None='patient', # column whose rows stay on one side; None: every photograph for itself
     keep:bool=True, # keep the parts that the table already has
 )->pd.DataFrame: # the same rows in the same order, with column split: train, valid or test
@@ -141,7 +137,7 @@ def split_table(
     for part, size in [('test', test), ('valid', valid)]:
         if part in split or size == 0: continue
         free = np.flatnonzero(split == 'train')
-        split[free[draw_part(table_sorted.iloc[free], size, rng, stratify, group)]] = part
+        split[free[draw_part(table_sorted.iloc[free], size, rng, group)]] = part
     return table.assign(split=split[np.argsort(order)])
 
 # %% ../../nbs/04_data/10_split.ipynb #1e91ac68
@@ -149,20 +145,17 @@ def add_folds(
     table:pd.DataFrame, # photo table; a split it has is dropped
     n_folds:int=5, # 2 or more
     seed:int=0, # same seed, same folds
-    stratify:bool=True, # keep the shares of the classes
-    group:str|None='patient', # column whose rows stay in one fold; None: every photograph for itself
 )->pd.DataFrame: # the same rows in the same order, with column fold: 0 … n_folds - 1
     "Divide a table into folds: same shares of classes, no patient in two folds."
-    columns = (group,) if group else ()
-    table = check_table(table.drop(columns='split', errors='ignore'), files=False, columns=columns)
-    groups = table[group or 'path'].nunique()
-    if not 2 <= n_folds <= groups:
-        raise TableError(f'{n_folds} folds of {counted(groups, group or "path")} are not possible: '
-                         f'expected 2 to {groups}.')
+    table = check_table(table.drop(columns='split', errors='ignore'), files=False)
+    patients = table.patient.nunique()
+    if not 2 <= n_folds <= patients:
+        raise TableError(f'{n_folds} folds of {counted(patients, "patient")} are not possible: '
+                         f'expected 2 to {patients}.')
     free, rng = np.argsort(table.path.to_numpy(str), kind='stable'), np.random.default_rng(seed)
     folds = np.full(len(table), n_folds - 1)
     for fold in range(n_folds - 1):
-        drawn = draw_part(table.iloc[free], 1 / (n_folds - fold), rng, stratify, group)
+        drawn = draw_part(table.iloc[free], 1 / (n_folds - fold), rng)
         folds[free[drawn]] = fold
         free = free[~drawn]
     return table.assign(fold=folds)
@@ -173,28 +166,25 @@ def fold_split(
     fold:int, # the fold that is tested on
     valid:float|int=.2, # share of the other photographs, or their number; 0: no validation part
     seed:int=0, # same seed, same validation part
-    stratify:bool=True, # keep the shares of the classes
-    group:str|None='patient', # column whose rows stay on one side
 )->pd.DataFrame: # the same table with column split: train, valid or test
     "Split a table into train, valid and test, testing on one fold."
     if 'fold' not in table: raise TableError(f'No column fold; the table has {", ".join(table)}. add_folds makes it.')
     if fold not in set(table.fold):
         raise TableError(f'No fold {fold}; the table has {some(sorted(set(table.fold)), 10)}.')
     table = table.assign(split=np.where(table.fold == fold, 'test', 'train'))
-    return split_table(table, valid=valid, seed=seed, stratify=stratify, group=group)
+    return split_table(table, valid=valid, seed=seed)
 
 # %% ../../nbs/04_data/10_split.ipynb #ef16cb50
 def leaks(
     table:pd.DataFrame, # photo table with column `column`
     column:str='split', # split or fold
-    group:str|None='patient', # column whose rows belong on one side
     files:bool=True, # compare files
 )->Iterator[str]: # what is on two sides, in words
     "Find patients, and identical files, that are on more than one side."
-    sides = table.groupby(group)[column].unique() if group else pd.Series(dtype=object)
+    sides = table.groupby('patient')[column].unique()
     names = [f"{name} ({', '.join(sorted(map(str, on)))})" for name, on in sides.items() if len(on) > 1]
     if names:
-        yield f'{counted(len(names), str(group))} on more than one side: {some(names)}; split_table keeps them together'
+        yield f'{counted(len(names), "patient")} on more than one side: {some(names)}; split_table keeps them together'
     side_of, names = dict(zip(table.path, table[column])), []
     for same in same_files(table) if files else []:
         named = [f'{Path(path).name} ({side_of[path]})' for path in same]
@@ -207,13 +197,12 @@ def leaks(
 def check_split(
     table:pd.DataFrame, # photo table with column split, or fold
     column:str='split', # split or fold
-    group:str|None='patient', # column whose rows belong on one side; None: not looked at
     files:bool=True, # compare the contents of files
 )->pd.DataFrame: # the same table
     "Return the table, or raise a `TableError` that names who is on two sides or in no part, and what can't be learnt."
     if column not in table: raise TableError(f'No column {column}; the table has {", ".join(table)}.')
-    problems = list(leaks(table, column, group, files))
-    if missing := int(table[column].isna().sum()): problems.append(f'{counted(missing, "photograph")} in no part')
+    problems = list(leaks(table, column, files))
+    if missing := table[column].isna().sum(): problems.append(f'{counted(missing, "photograph")} in no part')
     if column == 'split':
         train = set(table.label[table.split == 'train'])
         absent = [name for name in classes_of(table) if name not in train]

@@ -53,23 +53,21 @@ def unwrap(
 # %% ../../nbs/04_data/05_table.ipynb #b3d30de7
 def read_file(
     source:Path, # CSV, TSV or .npz
-    columns:dict[str, str]|None=None, # column of the CSV → path, label, patient or split
-    photos:str|Path|None=None, # folder of the photographs of a CSV
+    **options, # of `read_csv`: columns, photos
 )->pd.DataFrame: # photo table
     "Read a photo table from one label file."
     ending = source.suffix.lower()
     if ending not in ('.csv', '.tsv', '.txt', '.npz'):
         raise TableError(f'{source}: expected a folder, a CSV or an .npz file, found a file that ends in {ending!r}.')
-    return read_npz(source) if ending == '.npz' else read_csv(source, columns, photos)
+    return read_npz(source) if ending == '.npz' else read_csv(source, **options)
 
 # %% ../../nbs/04_data/05_table.ipynb #8f1f89fd
 def read_parts(
     files:list[Path], # label files of one set
-    columns:dict[str, str]|None=None, # column of the CSV → path, label, patient or split
-    photos:str|Path|None=None, # folder of the photographs of a CSV
+    **options, # of `read_csv`: columns, photos
 )->pd.DataFrame: # photo table; several files say the split by their names
     "Read a photo table from one label file, or from one for each part of an official split."
-    tables = [read_file(file, columns, photos) for file in files]
+    tables = [read_file(file, **options) for file in files]
     if len(files) > 1: tables = [table.assign(split=part_in_name(file.stem)) for table, file in zip(tables, files)]
     table = pd.concat(tables, ignore_index=True)
     roles = [role for role in ROLES if role in table]
@@ -81,9 +79,9 @@ def detect_layout(
     source:Path, # what it was read from
 )->str: # drimdb, eyeq, folder, csv or npz
     "Name the layout that a table was read from."
-    labels, names = set(table.label), [Path(str(path)).stem for path in table.path]
+    labels = set(table.label)
     if labels == {'Good', 'Bad', 'Outlier'}: return 'drimdb'
-    of_eyepacs = all(re.fullmatch(r'\d+_(left|right)', name) for name in names)
+    of_eyepacs = all(re.fullmatch(r'\d+_(left|right)', Path(str(path)).stem) for path in table.path)
     if labels == {'Good', 'Usable', 'Reject'} and of_eyepacs: return 'eyeq'
     if '.npz#' in str(table.path.iloc[0]): return 'npz'
     return 'csv' if source.is_file() or label_files(source) else 'folder'
@@ -98,9 +96,9 @@ def read_table(
     "Read a photo table from a folder per class, any CSV, DRIMDB, EyeQ or arrays; `check_table` says if it can be used."
     source = Path(os.path.abspath(Path(source).expanduser()))
     if not source.exists(): raise TableError(f'{source} does not exist. Expected a folder, a CSV or an .npz file.')
-    source = unwrap(source) if source.is_dir() else source
+    if source.is_dir(): source = unwrap(source)
     files = label_files(source) if source.is_dir() else [source]
-    table = read_parts(files, columns, photos) if files else read_folder(source)
+    table = read_parts(files, columns=columns, photos=photos) if files else read_folder(source)
     if table.empty: raise TableError(f'{source} has no rows.')
     table.attrs = {'layout': detect_layout(table, source), 'source': str(source)}
     default = ['Good', 'Bad'] if table.attrs['layout'] == 'drimdb' else classes_of(table)

@@ -8,8 +8,6 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/04_data/vessels.html.md"""
 __all__ = ['vessel_map', 'vessel_thumbnails', 'likeness', 'cut_windows', 'first_sight', 'partners']
 
 # %% ../../nbs/04_data/08_vessels.ipynb #e321a173
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 from numpy import ndarray
@@ -34,11 +32,10 @@ def vessel_map(
 # %% ../../nbs/04_data/08_vessels.ipynb #744934e3
 def vessel_thumbnails(
     crop:ndarray, # photograph cropped to its field of view, (192,192,3), uint8
-    least:float=.02, # texture below which the thumbnails are empty
 )->tuple[ndarray, ndarray]: # (96,96) and (24,24), float32
     "Draw a fine and a coarse picture of the vessels of a crop."
     (fine, texture), (coarse, _) = vessel_map(crop, 5), vessel_map(crop, 12)
-    shown = np.float32(texture >= least)
+    shown = np.float32(texture >= .02) # below, they are empty
     def shrink(vessels, size): return cv2.resize(vessels * shown, (size, size), interpolation=cv2.INTER_AREA)
     return shrink(fine, 96), shrink(coarse, 24)
 
@@ -75,11 +72,9 @@ def first_sight(
 # %% ../../nbs/04_data/08_vessels.ipynb #5c887634
 def partners(
     coarse:ndarray, # coarse thumbnails, (N,24,24), float32
-    n:int=10, # partners of each photograph
-    block:int=1000, # photographs at once
-    progress:Callable|None=None, # called with blocks of pairs compared, and all
+    **options, # of `most_alike`: n, block, progress
 )->ndarray: # pairs of rows, (K,2), int, the smaller first
     "Find the photographs that each photograph is most like, at first sight."
     def compare(rows, columns): return first_sight(coarse[rows], coarse[columns])
-    partner, alike = most_alike(compare, len(coarse), n, block, progress)
+    partner, alike = most_alike(compare, len(coarse), **options)
     return as_pairs(partner, alike > -2)

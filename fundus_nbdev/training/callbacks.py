@@ -15,12 +15,8 @@ import math
 import time
 
 import pandas as pd
-from fastai.callback.core import Callback
+from fastai.basics import Callback, Learner, in_ipython, noop, rank_distrib
 from fastai.callback.progress import ProgressCallback
-from fastai.learner import Learner
-from fastai.torch_core import rank_distrib
-from fastcore.basics import noop
-from fastcore.imports import in_ipython
 from rich.console import Console
 from rich.text import Text
 
@@ -33,7 +29,7 @@ def epoch_values(
     recorder:Callback, # the learner's fastai Recorder, after an epoch
 )->dict|None: # 'train_loss', 'valid_loss' and metrics by name; None for an unfinished epoch
     "Return losses and metrics of the epoch that just ended."
-    names, values = list(recorder.metric_names), list(recorder.log)
+    names, values = recorder.metric_names, recorder.log
     if len(names) != len(values): return None
     return {name: value for name, value in zip(names, values) if name not in ('epoch', 'time')}
 
@@ -77,22 +73,18 @@ class ProgressCB(RestoringCB):
     def before_fit(self):
         self.restore()
         self.turn_fastai(False)
-        if self.learn.logger is noop: return
+        if self.logger is noop: return
         self.screen = self.console or Console(force_jupyter=False)
-        self.style = self.choose_style()
-        self.old_logger, self.learn.logger = self.learn.logger, self.write_epoch
+        self.style = 'none' if rank_distrib() else self.wish # only the first of several processes shows anything
+        if self.style == 'auto': self.style = progress_style(self.screen.file, in_ipython())
+        self.old_logger, self.learn.logger = self.logger, self.write_epoch
         self.start = self.painted = time.perf_counter()
         self.first = None
 
     def turn_fastai(self, on):
         "Switch fastai's own progress on or off."
-        for cb in self.learn.cbs:
+        for cb in self.cbs:
             if isinstance(cb, ProgressCallback): cb.run = on
-
-    def choose_style(self):
-        "Follow the wish; only the first of several processes shows anything."
-        if rank_distrib(): return 'none'
-        return progress_style(self.screen.file, in_ipython()) if self.wish == 'auto' else self.wish
 
     def share_done(self, batches):
         "Compute the share of the training that is done when `batches` of this epoch are."
@@ -161,6 +153,6 @@ class HistoryCB(Callback):
         self.rows.append({'epoch': self.past + self.epoch + 1, **values, 'lr': lr})
         if not rank_distrib(): write_whole(self.file, pd.DataFrame(self.rows).to_csv(index=False))
 
-    def state_dict(self): return {'rows': list(self.rows), 'past': self.past}
+    def state_dict(self): return {'rows': self.rows, 'past': self.past}
 
     def load_state_dict(self, state): self.rows, self.past = list(state['rows']), state['past']

@@ -22,10 +22,7 @@ import time
 
 import numpy as np
 import torch
-from fastai.callback.core import CancelEpochException
-from fastai.learner import Learner
-from fastai.torch_core import get_model, num_distrib, rank_distrib
-from fastcore.foundation import L
+from fastai.basics import CancelEpochException, L, Learner, get_model, num_distrib, rank_distrib
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -51,7 +48,7 @@ def pack(
     if isinstance(value, tuple): return {'tuple': [pack(item, tensors) for item in value]}
     if isinstance(value, (list, L)): return [pack(item, tensors) for item in value]
     if isinstance(value, np.generic): value = value.item()
-    if value is None or isinstance(value, (bool, int, float, str)): return value
+    if value is None or isinstance(value, (int, float, str)): return value
     raise TrainingError(f'A state holds {value!r} of type {type(value).__name__}: '
                         'expected tensors, numbers, texts, None, and dicts, lists and tuples of them.')
 
@@ -70,13 +67,12 @@ def unpack(
 
 # %% ../../nbs/07_training/13_checkpoint.ipynb #1b115cb5
 def write_checkpoint(
-    stem:str|Path, # path of both files, without their endings
+    stem:Path, # path of both files, without their endings
     state:dict, # nest of dicts, lists, tensors and plain values
     about:dict|None=None, # what the training is: must be equal for resuming
 )->Path: # the JSON file
     "Write a pair of files; each of them is whole or not there."
     tensors:dict[str, Tensor] = {}
-    stem = Path(stem)
     stem.with_suffix('.json').unlink(missing_ok=True) # a note never stands beside the tensors of another checkpoint
     nest = pack(state, tensors)
     weights = save(tensors)
@@ -199,7 +195,7 @@ def recorder_state(
     recorder, smooth = learner.recorder, learner.recorder.smooth_loss
     losses = torch.stack([*recorder.losses]) if len(recorder.losses) else torch.zeros(0)
     return {'count': smooth.count, 'val': smooth.val, 'lrs': torch.tensor(recorder.lrs, dtype=torch.float64),
-            'losses': losses, 'iters': list(recorder.iters), 'values': [list(row) for row in recorder.values]}
+            'losses': losses, 'iters': recorder.iters, 'values': recorder.values}
 
 # %% ../../nbs/07_training/13_checkpoint.ipynb #ec0f9b6d
 def load_recorder_state(
@@ -229,7 +225,7 @@ def training_state(
     "Collect all that a training carries from batch to batch."
     return {'epoch': epoch, 'batch': batch, 'epochs': learner.n_epoch, 'software': software_versions(),
             'round': learner.dls.train.round, 'train_iter': learner.train_iter, 'pct_train': learner.pct_train,
-            'model': dict(get_model(learner.model).state_dict()), 'optimizer': learner.opt.state_dict(),
+            'model': get_model(learner.model).state_dict(), 'optimizer': learner.opt.state_dict(),
             'recorder': recorder_state(learner),
             'callbacks': {name: cb.state_dict() for name, cb in stateful_callbacks(learner).items()}}
 
@@ -313,13 +309,10 @@ class CheckpointCB(RestoringCB):
         self.state = None # from now on an epoch like any other
 
     def after_batch(self):
-        if self.training and self.settled: self.save_if_due(self.epoch, self.iter + 1)
+        accumulating = any(not cb.boundary for cb in self.cbs if hasattr(type(cb), 'boundary'))
+        if self.training and not accumulating: self.save_if_due(self.epoch, self.iter + 1)
 
     def after_epoch(self): self.save_if_due(self.epoch + 1, 0)
-
-    @property
-    def settled(self): # no gradient is being accumulated
-        return all(cb.boundary for cb in self.learn.cbs if hasattr(type(cb), 'boundary'))
 
     def save_if_due(self, epoch, batch):
         "Write a checkpoint if one is due, and stop if that was asked for."

@@ -22,11 +22,11 @@ def photo_size(
     xb:tuple, # inputs of the network
 )->tuple[int, int]: # (H,W)
     "Return height and width of a batch's photographs."
-    shapes = [tuple(x.shape) for x in xb]
-    if not all(len(shape) == 4 and shape[-2:] == shapes[0][-2:] for shape in shapes):
-        raise TrainingError(f'the inputs have the shapes {shapes}; a rectangle can only be cut from photos, '
-                            '(B,C,H,W), all of one height and width')
-    return shapes[0][-2], shapes[0][-1]
+    if any(x.dim() != 4 or x.shape[-2:] != xb[0].shape[-2:] for x in xb):
+        raise TrainingError(f'the inputs have the shapes {[tuple(x.shape) for x in xb]}; a rectangle can only be cut '
+                            'from photos, (B,C,H,W), all of one height and width')
+    _, _, height, width = xb[0].shape
+    return height, width
 
 # %% ../../nbs/07_training/05_cutmix.ipynb #d558a935
 def cut_box(
@@ -37,9 +37,8 @@ def cut_box(
     "Place a box of 1−λ of a photo's area, clipped at the border ([section 3.1](https://arxiv.org/abs/1905.04899))."
     (height, width), (row, column) = size, centre
     half_height, half_width = (int(n * (1 - share)**.5 / 2) for n in size)
-    top, bottom = max(row - half_height, 0), min(row + half_height, height)
-    left, right = max(column - half_width, 0), min(column + half_width, width)
-    return int(top), int(bottom), int(left), int(right)
+    return (max(row - half_height, 0), min(row + half_height, height),
+            max(column - half_width, 0), min(column + half_width, width))
 
 # %% ../../nbs/07_training/05_cutmix.ipynb #569d5e41
 def paste_box(
@@ -89,8 +88,7 @@ class CutMixCB(MixCB):
     def mix(self, xb:tuple, partner:Tensor, random:np.random.Generator)->tuple[tuple, float]:
         size = photo_size(xb)
         share = random.beta(self.alpha, self.alpha)
-        row, column = random.integers(size)
-        box = cut_box(size, share, (row, column))
+        box = cut_box(size, share, random.integers(size).tolist())
         pasted, shares = zip(*(paste_box(x, partner, box) for x in xb))
         return pasted, shares[0]
 
@@ -111,9 +109,9 @@ class CutOutCB(SeededCB):
 
     def before_batch(self):
         super().before_batch()
-        xb, size = self.learn.xb, photo_size(self.learn.xb)
-        centres = torch.from_numpy(self.random.integers(size, size=(len(xb[0]), 2))).to(xb[0].device)
-        self.learn.xb = tuple(cut_out(x, centres, round(self.size * min(size))) for x in xb)
+        size, photos = photo_size(self.xb), self.xb[0]
+        centres = torch.from_numpy(self.random.integers(size, size=(len(photos), 2))).to(photos.device)
+        self.learn.xb = tuple(cut_out(x, centres, round(self.size * min(size))) for x in self.xb)
 
 # %% ../../nbs/07_training/05_cutmix.ipynb #06c6eb30
 class RandomChoiceMixCB(MixCB):

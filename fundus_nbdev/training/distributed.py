@@ -13,11 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import warnings
 
-import torch
 import torch.distributed
-from fastai.data.core import TfmdDL
-from fastai.learner import Learner
-from fastai.torch_core import num_distrib, to_detach
+from fastai.basics import Learner, TfmdDL, num_distrib, to_detach
 from torch import Tensor, nn
 
 from ..core.errors import TrainingError
@@ -100,7 +97,7 @@ class GlobalBatchCB(RestoringCB):
 
     def before_fit(self):
         self.restore()
-        loss = self.learn.loss_func
+        loss = self.loss_func
         if not hasattr(loss, 'across'):
             raise TrainingError(f'The loss is {loss!r}, which averages over the photographs of one process; '
                                 'expected one with `across`, such as ClassificationLoss.')
@@ -109,7 +106,7 @@ class GlobalBatchCB(RestoringCB):
         for cb in self.checkpoints: cb.note_stop = self.note_stop
 
     @property
-    def checkpoints(self): return [cb for cb in self.learn.cbs if isinstance(cb, CheckpointCB)]
+    def checkpoints(self): return [cb for cb in self.cbs if isinstance(cb, CheckpointCB)]
 
     def note_stop(self): self.asked_to_stop = True
 
@@ -119,10 +116,10 @@ class GlobalBatchCB(RestoringCB):
 
     def after_pred(self):
         if self.training: return
-        self.learn.pred, self.learn.yb = gather_rows(self.learn.pred), tuple(gather_rows(y) for y in self.learn.yb)
+        self.learn.pred, self.learn.yb = gather_rows(self.pred), tuple(gather_rows(y) for y in self.yb)
 
     def after_loss(self):
-        if self.training: self.learn.loss = all_mean(self.learn.loss)
+        if self.training: self.learn.loss = all_mean(self.loss)
 
     def after_batch(self):
         if self.checkpoints and any_process(self.asked_to_stop):

@@ -33,10 +33,10 @@ class FiniteLossCB(Callback):
     order = 5 # after MixUp has mixed the loss
 
     def after_loss(self):
-        loss, searching = self.learn.loss, hasattr(self.learn, 'lr_finder')
-        if loss is None or not len(self.learn.yb) or searching or torch.isfinite(loss).all(): return
+        loss, searching = self.loss, hasattr(self.learn, 'lr_finder')
+        if loss is None or not len(self.yb) or searching or torch.isfinite(loss).all(): return
         part = 'training' if self.training else 'validation'
         raise TrainingError(
             f'the {part} loss is {loss.mean().item()} in epoch {self.epoch + 1} of {self.n_epoch}, '
             f"batch {self.iter + 1} of {self.n_iter} (learning rate {self.opt.hypers[-1]['lr']:.1e}); "
-            f'{explain_bad_loss(self.learn.xb, self.learn.pred)}')
+            f'{explain_bad_loss(self.xb, self.pred)}')

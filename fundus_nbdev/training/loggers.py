@@ -8,13 +8,11 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/loggers.html.md"""
 __all__ = ['LoggerCB', 'BatchLogCB', 'tensorboard_callback', 'begin_wandb', 'wandb_callback', 'log_callbacks']
 
 # %% ../../nbs/07_training/09_loggers.ipynb #631e4cad
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 import os
 
-from fastai.callback.core import Callback
-from fastai.torch_core import rank_distrib
+from fastai.basics import Callback, rank_distrib
 
 from ..core.errors import TrainingError
 from ..core.files import guard_disk, write_whole
@@ -34,7 +32,6 @@ class BatchLogCB(LoggerCB):
 
     A row has step, epoch, batch, loss, smoothed loss and learning rate."""
     order, run_valid = 55, False # after the recorder, before a checkpoint
-    columns = ('step', 'epoch', 'batch', 'loss', 'smooth_loss', 'lr')
 
     def __init__(self,
         file:str|Path, # CSV to write, begun again at the first row
@@ -45,12 +42,12 @@ class BatchLogCB(LoggerCB):
     def after_batch(self):
         self.step += 1
         if self.step % self.every: return
-        loss, smooth = self.learn.loss.mean().item(), self.recorder.smooth_loss.value.item()
+        loss, smooth = self.loss.mean().item(), self.recorder.smooth_loss.value.item()
         self.append(self.step, self.epoch + 1, self.iter + 1, loss, smooth, float(self.opt.hypers[-1]['lr']))
 
     def append(self, *values):
         "Append one row; the first begins the file."
-        if not self.size: write_whole(self.file, ','.join(self.columns) + '\n')
+        if not self.size: write_whole(self.file, 'step,epoch,batch,loss,smooth_loss,lr\n')
         with guard_disk(self.file), open(self.file, 'ab') as out:
             out.write((','.join(map(str, values)) + '\n').encode())
             out.flush()
@@ -60,12 +57,12 @@ class BatchLogCB(LoggerCB):
     def state_dict(self): return {'step': self.step, 'size': self.size}
 
     def load_state_dict(self, state):
-        found = self.file.stat().st_size if self.file.exists() else 0
-        if self.run and found < state['size']:
-            raise TrainingError(f'{self.file} has {found} bytes, but had {state["size"]} when the training stopped: '
-                                'put the file back, or begin again.')
-        if self.run and found > state['size']: os.truncate(self.file, state['size'])
         self.step, self.size = state['step'], state['size']
+        found = self.file.stat().st_size if self.file.exists() else 0
+        if self.run and found < self.size:
+            raise TrainingError(f'{self.file} has {found} bytes, but had {self.size} when the training stopped: '
+                                'put the file back, or begin again.')
+        if self.run and found > self.size: os.truncate(self.file, self.size)
 
 # %% ../../nbs/07_training/09_loggers.ipynb #cf354871
 def tensorboard_callback(
@@ -139,7 +136,7 @@ def log_callbacks(
     config:dict|None=None, # settings of the run, for Weights & Biases
 )->list[Callback]: # for `learner.fit(cbs=…)`
     "Make the callbacks for the logs that were asked for."
-    makers:dict[str, Callable] = {
+    makers = {
         'csv': lambda: BatchLogCB(Path(folder)/'batches.csv', every),
         'tensorboard': lambda: tensorboard_callback(folder, every),
         'wandb': lambda: wandb_callback(folder, every, config)}

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback
-from fastai.torch_core import rank_distrib
+from fastai.basics import Callback, rank_distrib
 from torch import Tensor
 
 from ..core.errors import TrainingError
@@ -46,7 +45,7 @@ def draw_share(
 )->float: # λ of one batch, 0.5 to 1
     "Draw the dominant photograph's weight, max(λ, 1−λ) with λ from Beta(α, α)."
     share = random.beta(alpha, alpha)
-    return float(max(share, 1 - share))
+    return max(share, 1 - share)
 
 # %% ../../nbs/07_training/04_mix.ipynb #18146caf
 def draw_partners(
@@ -132,15 +131,14 @@ class MixCB(SeededCB):
 
     def before_batch(self):
         super().before_batch()
-        xb = self.learn.xb
-        self.partner = draw_partners(self.random, len(xb[0]), xb[0].device)
-        self.learn.xb, self.share = self.mix(xb, self.partner, self.random)
-        self.partner_yb = tuple(y[self.partner].as_subclass(Tensor) for y in self.learn.yb)
+        self.partner = draw_partners(self.random, len(self.xb[0]), self.xb[0].device)
+        self.learn.xb, self.share = self.mix(self.xb, self.partner, self.random)
+        self.partner_yb = tuple(y[self.partner].as_subclass(Tensor) for y in self.yb)
 
     def after_loss(self):
-        other = self.learn.loss_func(self.learn.pred, *self.partner_yb)
-        self.learn.loss_grad = mix_losses(self.learn.loss_grad, other, self.share)
-        self.learn.loss = self.learn.loss_grad.clone()
+        other = self.loss_func(self.pred, *self.partner_yb)
+        self.learn.loss_grad = mix_losses(self.loss_grad, other, self.share)
+        self.learn.loss = self.loss_grad.clone()
 
 # %% ../../nbs/07_training/04_mix.ipynb #1737ffec
 class MixUpCB(MixCB):

@@ -8,10 +8,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/onecycle.html.md""
 __all__ = ['ease', 'one_cycle', 'cycle_point', 'check_cycle', 'cycle_hypers', 'RestoringCB', 'OneCycleCB']
 
 # %% ../../nbs/07_training/03_onecycle.ipynb #0e05173a
-from typing import Any
-
 import numpy as np
-from fastai.callback.core import Callback
+from fastai.basics import Callback, delegates
 
 from ..core.errors import TrainingError
 
@@ -100,6 +98,7 @@ class RestoringCB(Callback):
         "Put back what the callback changed; may be called at any time and more than once."
 
 # %% ../../nbs/07_training/03_onecycle.ipynb #abc38f0f
+@delegates(cycle_hypers)
 class OneCycleCB(RestoringCB):
     "One cycle of learning rate and momentum over the whole fit ([Smith 2018](https://arxiv.org/abs/1803.09820))."
     order, run_valid = 60, False
@@ -107,15 +106,10 @@ class OneCycleCB(RestoringCB):
     def __init__(self,
         # peak rate: one, one for each parameter group, or a slice; None: the rate of the fit
         lr_max:float|slice|list|None=None,
-        pct_start:float=0.25, # share of the training spent climbing, at least 0, below 1
-        div:float=25., # lr_max / first rate
-        div_final:float=1e5, # lr_max / last rate
-        moms:tuple=(0.95, 0.85, 0.95), # momentum at the start, the turning point, the end
-        torch_positions:bool=False, # False: fastai's positions; True: PyTorch's
+        **kwargs, # of `cycle_hypers`
     ):
-        check_cycle(pct_start, div, div_final, moms)
-        self.lr_max, self.torch_positions = lr_max, torch_positions
-        self.shape:dict[str, Any] = {'pct_start': pct_start, 'div': div, 'div_final': div_final, 'moms': moms}
+        cycle_hypers(0, 1, 1., **kwargs) # refuses impossible settings
+        self.lr_max, self.settings = lr_max, kwargs
         self.before:list[dict[str, float]] = [] # hyperparameters of each group before the fit; empty between fits
         self.hps:dict[str, list[float]] = {}
 
@@ -136,7 +130,7 @@ class OneCycleCB(RestoringCB):
 
     def before_batch(self):
         step, n_steps = self.epoch * self.n_iter + self.iter, self.n_epoch * self.n_iter
-        hypers = cycle_hypers(step, n_steps, self.peak, torch_positions=self.torch_positions, **self.shape)
+        hypers = cycle_hypers(step, n_steps, self.peak, **self.settings)
         for name in self.hps: self.opt.set_hyper(name, hypers[name].tolist())
 
     def after_batch(self):
@@ -146,7 +140,7 @@ class OneCycleCB(RestoringCB):
         "Give the optimizer the hyperparameters it had before the fit; the recorder keeps the schedule."
         if not self.before: return
         for name in self.before[0]: self.opt.set_hyper(name, [before[name] for before in self.before])
-        self.learn.recorder.hps, self.before = self.hps, []
+        self.recorder.hps, self.before = self.hps, []
 
     def state_dict(self): # for a training that is resumed: what was there before the fit, and the peak
         return {'before': self.before or None, 'peak': self.peak.tolist() if self.before else None}

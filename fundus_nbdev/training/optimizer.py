@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback, CancelBatchException
-from fastai.optimizer import OptimWrapper
+from fastai.basics import Callback, CancelBatchException, OptimWrapper
 from torch import nn
 from torch.nn import Parameter
 
@@ -56,11 +55,11 @@ def by_depth(
     model:nn.Module, # a network
 )->list[list[Parameter]]: # parameters of each layer, the first layers first; never an empty list
     "List each parameter once, layer by layer."
-    seen:set[int] = set()
+    seen:set[Parameter] = set()
     parts = []
     for parameters in [model.parameters(recurse=False), *(layer.parameters() for layer in layers_of(model))]:
-        part = [p for p in parameters if id(p) not in seen]
-        seen.update(map(id, part))
+        part = [p for p in parameters if p not in seen]
+        seen.update(part)
         if part: parts.append(part)
     return parts
 
@@ -121,7 +120,7 @@ class AccumulateCB(Callback):
     def before_batch(self):
         if self.iter % self.n == 0: self.opt.zero_grad() # a group that was cancelled leaves nothing
 
-    def before_backward(self): self.learn.loss_grad = self.learn.loss_grad / self.group_size()
+    def before_backward(self): self.learn.loss_grad = self.loss_grad / self.group_size()
 
     def before_step(self):
         if not self.boundary: raise CancelBatchException()

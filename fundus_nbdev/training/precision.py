@@ -10,24 +10,21 @@ __all__ = ['PRECISIONS', 'Precision', 'cpu_bf16', 'best_precision', 'choose_prec
 
 # %% ../../nbs/07_training/06_precision.ipynb #1df1c375
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from fastai.callback.core import CancelStepException
-from fastai.torch_core import to_float
+from fastai.basics import CancelStepException, to_float
 from torch import Tensor, nn
 
 from ..core.errors import TrainingError
-from .onecycle import RestoringCB
 from ..core.text import listed
+from .onecycle import RestoringCB
 
 # %% ../../nbs/07_training/06_precision.ipynb #d8a9cd19
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 # %% ../../nbs/07_training/06_precision.ipynb #001d97d3
-@dataclass(frozen=True)
-class Precision:
+class Precision(NamedTuple):
     "How the forward pass computes, and why."
     name:str # 'fp32', 'bf16' or 'fp16'
     channels_last:bool # layout of the photos
@@ -178,7 +175,7 @@ class MixedPrecisionCB(RestoringCB):
         self.wish, self.say, self.backend = (precision, channels_last), say, 'inductor' if compile is True else compile
 
     def before_fit(self):
-        device = next(self.learn.model.parameters()).device
+        device = next(self.model.parameters()).device
         chosen = choose_precision(device, *self.wish)
         if self.say and chosen != self.chosen:
             note = f'; compiled by {self.backend}, so the first batches take long' if self.backend else ''
@@ -188,7 +185,7 @@ class MixedPrecisionCB(RestoringCB):
 
     def before_batch(self):
         self.restore()
-        self.undo = wrap_next_call(self.learn.model, self.wrap)
+        self.undo = wrap_next_call(self.model, self.wrap)
 
     def wrap(self, forward):
         "Return the forward pass to use instead of the model's own."
@@ -196,7 +193,7 @@ class MixedPrecisionCB(RestoringCB):
         return in_precision(forward, self.chosen, self.kind)
 
     def before_backward(self):
-        if self.scaler: self.learn.loss_grad = self.scaler.scale(self.learn.loss_grad)
+        if self.scaler: self.learn.loss_grad = self.scaler.scale(self.loss_grad)
 
     def before_step(self):
         if not self.scaler: return

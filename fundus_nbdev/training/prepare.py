@@ -9,7 +9,7 @@ __all__ = ['read_photos', 'describe_choices', 'find_unreadable', 'check_test', '
 
 # %% ../../nbs/07_training/19_prepare.ipynb #34245e66
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -79,12 +79,12 @@ def check_test(
 def split_photos(
     table:pd.DataFrame, # photo table
     recipe:Recipe, # to be followed
-    progress:Progress|None=None, # shows how far it is; None: silent
+    progress:Progress, # shows how far it is
 )->list[pd.DataFrame]: # one table with `split` for each fold, or only one
     "Split a table as the recipe says."
     data = recipe.data
     if data.group == 'near_duplicates':
-        show = (progress or Progress()).counter('Looking for near-identical photographs')
+        show = progress.counter('Looking for near-identical photographs')
         table = group_near_duplicates(table, progress=show)
     if not data.folds:
         return [check_test(check_split(split_table(table, test=data.test, valid=data.valid, seed=recipe.seed)))]
@@ -92,8 +92,7 @@ def split_photos(
     return [check_split(fold_split(folded, fold, valid=data.valid, seed=recipe.seed)) for fold in range(data.folds)]
 
 # %% ../../nbs/07_training/19_prepare.ipynb #475167b8
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     "Photographs that a training can begin with."
     tables:list[pd.DataFrame] # one photo table with `split` for each fold, or only one
     pixels:Pixels # decoded, one for each row

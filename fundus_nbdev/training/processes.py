@@ -15,7 +15,6 @@ from datetime import timedelta
 from importlib.util import find_spec
 import os
 
-import torch
 import torch.distributed
 from fastai.torch_core import num_distrib, rank_distrib
 from torch import Tensor

@@ -126,8 +126,8 @@ def _check_registered(setting:str, value:Any, default:Any)->None:
 def _build_model(values:dict)->ModelRecipe:
     "Check a network's name and its own arguments."
     from fundus_nbdev.models.architectures import check_arguments
-    name = check_value('model.name', values.get('name', ModelRecipe.name), str, RecipeError)
-    given = {key: value for key, value in values.items() if key != 'name'}
+    given = dict(values)
+    name = check_value('model.name', given.pop('name', ModelRecipe.name), str, RecipeError)
     try: return ModelRecipe(name, check_arguments(name, given, 'model.', RecipeError))
     except ModelError as error: raise RecipeError(f'model.name: {error}') from error # no network has that name
 
@@ -172,8 +172,9 @@ def make_recipe(
     values:dict, # nested as in TOML: {'seed': 1, 'data': {'size': 320}}; what is missing keeps its default
 )->Recipe:
     "Make a recipe from a nested dict, or raise a RecipeError for the first setting that can't be followed."
-    others = {key: value for key, value in values.items() if key != 'model'}
-    recipe = _build(Recipe, others | {'model': values.get('model', {})}) # a network is looked up last: it takes seconds
+    others = dict(values)
+    model = others.pop('model', {})
+    recipe = _build(Recipe, others | {'model': model}) # a network is looked up last: it takes seconds
     if conflict := next(iter(find_conflicts(recipe)), None): raise RecipeError(conflict)
     return recipe
 
@@ -182,8 +183,7 @@ def recipe_values(
     recipe:Recipe, # any
 )->dict[str, Any]: # nested as in TOML: a network's own arguments stand beside its name
     "Return a recipe as a nested dict."
-    values = asdict(recipe)
-    return values | {'model': {'name': recipe.model.name} | recipe.model.arguments}
+    return asdict(recipe) | {'model': {'name': recipe.model.name} | recipe.model.arguments}
 
 # %% ../../nbs/07_training/16_recipe.ipynb #4b6075d2
 def to_toml(

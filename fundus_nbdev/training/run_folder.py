@@ -103,9 +103,10 @@ def unfinished_recipe(
     folder:str|Path, # of a run that was begun
 )->Recipe: # to be followed to its end
     "Read the recipe of a run that is to be resumed."
-    if not (Path(folder)/'recipe.toml').is_file():
+    file = Path(folder)/'recipe.toml'
+    if not file.is_file():
         raise RunError(f'{folder} is no run: recipe.toml is missing. Expected a folder that `fundus run` wrote.')
-    return read_recipe(Path(folder)/'recipe.toml')
+    return read_recipe(file)
 
 # %% ../../nbs/07_training/18_run_folder.ipynb #e09f4057
 def command_to_resume(

@@ -13,14 +13,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fastai.callback.core import Callback
+from fastai.basics import SGD, Callback, DataLoader, DataLoaders, Learner, accuracy, noop
 from fastai.callback.progress import ProgressCallback
-from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
-from fastai.learner import Learner
-from fastai.metrics import accuracy
-from fastai.optimizer import SGD
-from fastcore.basics import noop
 from torch import Tensor, nn
 
 # %% ../../nbs/07_training/01_tiny.ipynb #cc1f3bce

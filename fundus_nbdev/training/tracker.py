@@ -11,17 +11,13 @@ __all__ = ['TrackCB', 'validated_weights', 'KeepBestCB', 'check_patience', 'Earl
 from collections.abc import Callable
 import math
 
-from fastai.callback.core import CancelFitException
+from fastai.basics import CancelFitException, Learner, delegates, get_model, noop
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
-from fastai.learner import Learner
-from fastai.torch_core import get_model
-from fastcore.basics import noop
-from torch import Tensor
 
 from ..core.errors import TrainingError
 from .callbacks import epoch_values, is_training
-from .ema import EMACB, copy_weights
+from .ema import EMACB, Weights, copy_weights
 from .onecycle import OneCycleCB
 
 # %% ../../nbs/07_training/12_tracker.ipynb #d2f0482b
@@ -58,13 +54,13 @@ class TrackCB(TrackerCallback):
     )->bool: # whether it beats the best so far
         "Compare; the first finite value is better than none, and the earlier of two equal ones stays."
         if value is None or not math.isfinite(value): return False
-        return self.best is None or bool(self.comp(value - self.min_delta, self.best))
+        return self.best is None or self.comp(value - self.min_delta, self.best)
 
     def after_epoch(self):
-        if not self.begun: return
         values = epoch_values(self.recorder)
-        self.new_best = values is not None and self.better(values[self.monitor])
-        if values is None: return
+        self.new_best = False
+        if not self.begun or values is None: return
+        self.new_best = self.better(values[self.monitor])
         if self.new_best: self.best, self.wait = float(values[self.monitor]), 0
         else: self.wait += 1
 
@@ -79,28 +75,27 @@ class TrackCB(TrackerCallback):
 # %% ../../nbs/07_training/12_tracker.ipynb #fafb7138
 def validated_weights(
     learn:Learner, # in a fit, after validation
-)->dict[str, Tensor]: # tensors by name; not copies
+)->Weights: # not copies
     "Return the weights that validation has just seen."
-    averages = [cb.average for cb in learn.cbs if isinstance(cb, EMACB) and cb.average is not None]
-    return averages[0] if averages else get_model(learn.model).state_dict()
+    averages = (cb.average for cb in learn.cbs if isinstance(cb, EMACB) and cb.average is not None)
+    return next(averages, get_model(learn.model).state_dict())
 
 # %% ../../nbs/07_training/12_tracker.ipynb #440c7459
+@delegates()
 class KeepBestCB(TrackCB):
     """Keep the weights of the best epoch, by any loss or metric.
 
     Changes the network's weights at the end of the fit, unless `load` is False."""
     order = 61 # after the recorder and `EMACB`
-    weights:dict[str, Tensor]|None = None # of the best epoch, on the CPU
+    weights:Weights|None = None # of the best epoch, on the CPU
     best_epoch:int|None = None # counted from 0
 
     def __init__(self,
         monitor:str='valid_loss', # a loss or metric of the learner's table
-        comp:Callable|None=None, # np.less or np.greater; None: less for losses and errors, else greater
-        min_delta:float=0., # smallest change that counts, 0 or more
-        say:Callable|None=None, # gets one line when the best weights are put in; None: say nothing
         load:bool=True, # give the network the best weights at the end of the fit; False: it keeps the last ones
+        **kwargs, # of `TrackCB`
     ):
-        super().__init__(monitor, comp, min_delta, say)
+        super().__init__(monitor, **kwargs)
         self.load = load
 
     def begin(self):
@@ -114,7 +109,7 @@ class KeepBestCB(TrackCB):
 
     def after_fit(self):
         if self.weights is None or self.best_epoch is None or not (self.begun and self.load): return
-        get_model(self.learn.model).load_state_dict(self.weights)
+        get_model(self.model).load_state_dict(self.weights)
         self.say(f'the weights of epoch {self.best_epoch + 1} are kept: {self.monitor} {self.best:.4f}')
         self.weights = None
 
@@ -137,6 +132,7 @@ def check_patience(
                         'give a whole number, 1 or more')
 
 # %% ../../nbs/07_training/12_tracker.ipynb #22ccd385
+@delegates()
 class EarlyStoppingCB(TrackCB):
     "End the fit when the watched value hasn't improved for `patience` epochs."
     order = 63
@@ -144,11 +140,9 @@ class EarlyStoppingCB(TrackCB):
     def __init__(self,
         monitor:str='valid_loss', # a loss or metric of the learner's table
         patience:int=5, # epochs without improvement, 1 or more
-        comp:Callable|None=None, # np.less or np.greater; None: less for losses and errors, else greater
-        min_delta:float=0., # smallest change that counts, 0 or more
-        say:Callable|None=None, # gets one line when the fit is stopped; None: say nothing
+        **kwargs, # of `TrackCB`
     ):
-        super().__init__(monitor, comp, min_delta, say)
+        super().__init__(monitor, **kwargs)
         self.patience = check_patience(patience)
 
     def before_epoch(self):
@@ -157,6 +151,7 @@ class EarlyStoppingCB(TrackCB):
         raise CancelFitException()
 
 # %% ../../nbs/07_training/12_tracker.ipynb #f311ff78
+@delegates()
 class ReduceLROnPlateauCB(TrackCB):
     """Lower the learning rates when the watched value hasn't improved for `patience` epochs.
 
@@ -168,11 +163,9 @@ class ReduceLROnPlateauCB(TrackCB):
         patience:int=3, # epochs without improvement, 1 or more
         factor:float=10., # the rates are divided by it, > 1
         min_lr:float=0., # rates don't fall below it, 0 or more
-        comp:Callable|None=None, # np.less or np.greater; None: less for losses and errors, else greater
-        min_delta:float=0., # smallest change that counts, 0 or more
-        say:Callable|None=None, # gets one line when the rates are lowered; None: say nothing
+        **kwargs, # of `TrackCB`
     ):
-        super().__init__(monitor, comp, min_delta, say)
+        super().__init__(monitor, **kwargs)
         if factor <= 1:
             raise TrainingError(f'factor is {factor}; the rates are divided by it: '
                                 'give a number above 1, for instance 10')
@@ -180,7 +173,7 @@ class ReduceLROnPlateauCB(TrackCB):
 
     def before_fit(self):
         super().before_fit()
-        if self.run and any(isinstance(cb, (OneCycleCB, ParamScheduler)) for cb in self.learn.cbs):
+        if self.run and any(isinstance(cb, (OneCycleCB, ParamScheduler)) for cb in self.cbs):
             raise TrainingError('this training has a schedule, which sets the rate at every batch: '
                                 'leave out either the schedule or ReduceLROnPlateauCB')
 
