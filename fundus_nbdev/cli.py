@@ -114,7 +114,7 @@ def choose_recipe(name, changes, given): # Recipe
     values = change_values(change_values(read_toml(file), changes or []), given)
     try: return make_recipe(values)
     except RecipeError:
-        read_recipe(file) # a fault that is in the file is told with its name
+        if name and name.endswith('.toml'): read_recipe(file) # a fault of the file is told with its name
         raise
 
 
