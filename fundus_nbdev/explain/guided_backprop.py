@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..core.errors import ExplainError
-from .classes import check_photo_batch
+from .classes import Classes
 from .gradcam import grad_cam
 from .gradients import answered_classes, saliency_method, score_gradients
 from .hooks import isolated
+from .layers import Layer
 from .overlay import enlarged
 
 # %% ../../nbs/08_explain/11_guided_backprop.ipynb #4f9b17e6
@@ -95,12 +96,11 @@ def check_guided(
 def guided_backprop(
     model:nn.Module, # a network with ReLUs that answers with class scores (B,N); exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
-    classes:int|list|Tensor|None=None, # None: each photo's predicted class; else as for `input_gradients`
+    classes:Classes=None, # None: each photo's predicted class; else as for `input_gradients`
 )->Tensor: # (B,C,channels,H,W), float32 (float64 for a float64 network), signed, never rescaled
     "Return gradients of which every ReLU sends only the positive ones back (https://arxiv.org/abs/1412.6806, 3.4)."
-    photos = check_photo_batch(x)
     check_guided(model)
-    with isolated(model, photos.device.type), GuidedReLUs() as relus: guided = score_gradients(model, photos, classes)
+    with isolated(model, x) as photos, GuidedReLUs() as relus: guided = score_gradients(model, photos, classes)
     check_guided(model, relus.met)
     return guided
 
@@ -109,11 +109,10 @@ def guided_backprop(
 def guided_grad_cam(
     model:nn.Module, # a network with ReLUs that answers with class scores (B,N); exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
-    layer:nn.Module|str|int|None=None, # of Grad-CAM; as for `grad_cam`
-    classes:int|list|Tensor|None=None, # None: each photo's predicted class; else as for `input_gradients`
+    layer:Layer=None, # of Grad-CAM; as for `grad_cam`
+    classes:Classes=None, # None: each photo's predicted class; else as for `input_gradients`
 )->Tensor: # (B,C,channels,H,W), float32 (float64 for a float64 network), signed, never rescaled
     "Return guided backprop times enlarged Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, 3.2)."
-    photos = check_photo_batch(x)
-    chosen = answered_classes(model, photos, classes)
-    guided, cams = guided_backprop(model, photos, chosen), grad_cam(model, photos, layer, chosen)
-    return guided * enlarged(cams, photos.shape[-2:])[:, :, None]
+    chosen = answered_classes(model, x, classes)
+    guided, cams = guided_backprop(model, x, chosen), grad_cam(model, x, layer, chosen)
+    return guided * enlarged(cams, x.shape[-2:])[:, :, None]
