@@ -35,8 +35,8 @@ def chosen_scores(
     bs:int=32, # photos in the network at once
 )->tuple[Tensor, Tensor]: # classes (B,C), int64; their scores (B,C)
     "Return the classes to explain and their scores on the photos as they are; record nothing."
-    with torch.no_grad(): parts = [check_scores(forward(model, part), len(part)) for part in photos.split(bs)]
-    scores = torch.cat(parts)
+    with torch.no_grad():
+        scores = torch.cat([check_scores(forward(model, part), len(part)) for part in photos.split(bs)])
     chosen = resolve_classes(scores, classes)
     return chosen, scores.gather(1, chosen)
 

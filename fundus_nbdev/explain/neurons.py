@@ -122,12 +122,11 @@ def neuron_gradients(
 # %% ../../nbs/08_explain/15_neurons.ipynb #3db643f8
 def active_box(
     gradient:Tensor, # of one neuron, (channels,H,W)
-    share:float=.01, # of the strongest pixel, over 0, at most 1
 )->tuple[int, ...]|None: # top, left, bottom, right; the last two excluded; None: no pixel has any influence
-    "Find the smallest box around all pixels that count."
+    "Find the smallest box around all pixels with a hundredth of the strongest influence, or more."
     seen = strength(gradient)
     if seen.max() <= 0: return None
-    rows, columns = (seen >= share * seen.max()).nonzero(as_tuple=True)
+    rows, columns = (seen >= .01 * seen.max()).nonzero(as_tuple=True)
     return int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1
 
 # %% ../../nbs/08_explain/15_neurons.ipynb #78d4f712

@@ -52,12 +52,10 @@ def smoothstep(
 
 def tint(
     layer:ndarray, # (H,W), float32
-    r:float, # share of it in red
-    g:float, # in green
-    b:float, # in blue
+    *rgb:float, # share of it in red, green and blue
 )->ndarray: # (H,W,3), float32
     "Give a grey layer a colour."
-    return layer[..., None] * np.array([r, g, b], float32)
+    return layer[..., None] * np.array(rgb, float32)
 
 # %% ../../nbs/03_synth/02_background.ipynb #09ccb9fa
 def mottle(

@@ -41,9 +41,9 @@ class Field:
         "Measure centre and diameter from the extent of a mask."
         (top, bottom), (left, right) = (np.flatnonzero(fov.any(axis))[[0, -1]] for axis in (1, 0))
         diameter = float(max(right - left, bottom - top) + 1)
-        x, y = np.arange(fov.shape[1]) - (left + right) / 2, np.arange(fov.shape[0]) - (top + bottom) / 2
-        x, y = (2 * x / diameter).astype(float32), (2 * y / diameter).astype(float32)
-        return cls(fov, diameter, x[None], y[:, None])
+        y, x = np.ogrid[:fov.shape[0], :fov.shape[1]]
+        x, y = 2 * (x - (left + right) / 2) / diameter, 2 * (y - (top + bottom) / 2) / diameter
+        return cls(fov, diameter, x.astype(float32), y.astype(float32))
 
     def disc(self,
         radius:float, # in radii of the field
@@ -213,7 +213,7 @@ def _lashes(field, severity, rng):
         path = np.stack([sideways, lid * (1.03 - reach * grid)], 1)
         lash = np.zeros_like(cover)
         sides = path_sides(path * 64 + 64, path_normals(path), (1.6 + 4.5 * severity) * (1.15 - grid))
-        fill_path(lash, sides, 0, None, strength)
+        fill_path(lash, sides, strength)
         cover = np.maximum(cover, lash)
     down = lid * np.linspace(-1, 1, 256, dtype=float32)
     shadow = smoothstep((down - 1.05 + 2.2 * severity**1.4) / .7)[:, None]
@@ -324,6 +324,6 @@ def degrade(
     if region is not None: _check_mask(region, rgb, 'region')
     picture = rgb.astype(float32) / 255
     changed, where = change(picture, field, severity, seeded(kind, seed))
-    if region is None: changed, mask = _everywhere(changed, picture, field, where, getattr(change, 'border', False))
+    if region is None: changed, mask = _everywhere(changed, picture, field, where, change.border)
     else: changed, mask = _within(changed, picture, field, where, region)
     return Degraded(np.where(mask[..., None], to_uint8(changed), rgb), mask)

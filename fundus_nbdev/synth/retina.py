@@ -106,20 +106,18 @@ def path_sides(
     points:ndarray, # (n,2), pixels
     normals:ndarray, # (n,2), from `path_normals`
     width:ndarray, # (n,), pixels
-)->list: # left and right, (n,2) each, in the units of `fill_path`: 1/16 px at twice the size
+)->ndarray: # left and right, (2,n,2), in the units of `fill_path`: 1/16 px at twice the size
     "Compute both sides of paths of a given width."
-    return [np.round((points + sign * normals * (width / 2)[:, None]) * 32 + 8).astype(np.int32) for sign in (1, -1)]
+    half = normals * (width / 2)[:, None]
+    return np.round(np.stack([points + half, points - half]) * 32 + 8).astype(np.int32)
 
 def fill_path(
     layer:ndarray, # (2*H,2*W), drawn on
-    sides:list, # from `path_sides`
-    first:int, # index of the path's first point
-    stop:int|None, # and of the point after its last
+    sides:ndarray, # (2,n,2), from `path_sides`
     value:float, # to fill with
 )->None:
     "Fill the area between the two sides of a path."
-    outline = np.concatenate([sides[0][first:stop], sides[1][first:stop][::-1]])
-    cv2.fillPoly(layer, [outline], value, cv2.LINE_AA, 4)
+    cv2.fillPoly(layer, [np.concatenate([sides[0], sides[1][::-1]])], value, cv2.LINE_AA, 4)
 
 # %% ../../nbs/03_synth/03_retina.ipynb #95e17bc3
 def draw_vessels(
@@ -140,8 +138,8 @@ def draw_vessels(
         if not seen[a:b].any(): continue
         mean = v.width.mean()
         strength = min(.22 + 2.8 * mean, 1) * min(1, 1.6 * mean * view.scale)
-        fill_path(layers[0 if v.vein else 1], body, a, b, 255 * strength)
-        if mean > .09: fill_path(layers[2], middle, a, b, 60 if v.vein else 210)
+        fill_path(layers[0 if v.vein else 1], body[:, a:b], 255 * strength)
+        if mean > .09: fill_path(layers[2], middle[:, a:b], 60 if v.vein else 210)
     small = [cv2.resize(layer, (view.size,) * 2, interpolation=cv2.INTER_AREA) for layer in layers]
     return [cv2.GaussianBlur(layer, (0, 0), max(.4, .03 * view.scale)).astype(float32) / 255 for layer in small]
 
