@@ -23,8 +23,8 @@ from ..core.errors import ExplainError
 from .classes import resolve_classes
 from .filters import around_grey, layer_activations, layer_output
 from .gradients import photo_gradients, strength
-from .guided_backprop import GuidedReLUs, check_guided
-from .hooks import check_photo_batch, isolated
+from .guided_backprop import guiding
+from .hooks import check_photo_batch
 from .layers import Layer, as_maps, find_layer
 
 # %% ../../nbs/08_explain/15_neurons.ipynb #10ecaa02
@@ -106,8 +106,7 @@ def neuron_gradients(
     neurons:int|list|Tensor|None=None, # None: the strongest; an int or a list: for all photos; (B,C): each photo's own
 )->Tensor: # (B,C,channels,H,W), float32 (float64 for a float64 network), signed, never rescaled
     "Run guided backprop from the strongest place of neurons (https://arxiv.org/abs/1412.6806, section 3.4)."
-    check_guided(model)
-    with isolated(model, x) as photos, GuidedReLUs() as relus:
+    with guiding(model, x) as photos:
         leaf, name = photos.clone().requires_grad_(), find_layer(model, photos, layer)
         with torch.enable_grad():
             output = as_neurons(layer_output(model, leaf.clone(), name), name, photos)
@@ -115,9 +114,7 @@ def neuron_gradients(
             sums = peaks.gather(1, choose_neurons(peaks, neurons)).sum(0).unbind()
         cut_off = (f'layer {name} does not depend on the photos, or the network switches gradients off before it '
                    '(torch.no_grad, detach); choose another layer')
-        guided = photo_gradients(sums, leaf, cut_off)
-    check_guided(model, relus.met)
-    return guided
+        return photo_gradients(sums, leaf, cut_off)
 
 # %% ../../nbs/08_explain/15_neurons.ipynb #3db643f8
 def active_box(
