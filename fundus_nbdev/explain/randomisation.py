@@ -85,7 +85,7 @@ def structural_similarity(
     a:Tensor, # maps, (N,h,w)
     b:Tensor, # others, (N,h,w)
 )->np.ndarray: # (N,), -1 to 1; 0 where a map is flat
-    "Compute the mean structural similarity (https://doi.org/10.1109/TIP.2003.819861) of maps stretched to 0–1, in windows of 7 × 7."
+    "Compute the mean structural similarity (https://doi.org/10.1109/TIP.2003.819861), 7 × 7, of maps stretched to 0–1."
     def mean(maps): return nn.functional.avg_pool2d(maps, [min(7, side) for side in maps.shape[-2:]], 1)
     p, q = (stretched(maps).double()[:, None] for maps in (a, b))
     mp, mq = mean(p), mean(q)

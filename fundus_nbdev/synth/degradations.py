@@ -81,7 +81,8 @@ def _low(picture, field, share):
     "Blur within the field of view by a Gaussian, `share` of a diameter wide; the result has 96 px a diameter."
     small = 96 / field.diameter
     def blur(a):
-        return cv2.GaussianBlur(cv2.resize(a, None, fx=small, fy=small, interpolation=cv2.INTER_AREA), (0, 0), 96 * share)
+        reduced = cv2.resize(a, None, fx=small, fy=small, interpolation=cv2.INTER_AREA)
+        return cv2.GaussianBlur(reduced, (0, 0), 96 * share)
     return _inside(picture, field, blur)
 
 def _soft(picture, field, share):
