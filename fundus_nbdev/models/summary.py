@@ -49,7 +49,6 @@ def version(
     "Return how often a tensor was written to."
     return 0 if buffer.is_inference() else buffer._version
 
-# %% ../../nbs/05_models/04_summary.ipynb #dec39366
 @contextmanager
 def untouched(
     model:nn.Module, # any network
