@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ExplainError
+from .classes import Classes
 
 # %% ../../nbs/08_explain/16_blind_explainers.ipynb #abd66993
 Explainer = Callable[..., Tensor]  # explain(model, x, classes=…) → maps, (B,C,h,w) or (B,C,channels,H,W)
@@ -33,7 +34,7 @@ def merge_channels(
 
 # %% ../../nbs/08_explain/16_blind_explainers.ipynb #5986ceb6
 def count_maps(
-    classes:int|list|Tensor|None, # as for every explainer
+    classes:Classes, # as for every explainer
 )->int: # C, how many maps a photo gets
     "Count the classes that were asked for; None is the predicted one."
     return 1 if classes is None else np.atleast_1d(classes).shape[-1]
@@ -42,7 +43,7 @@ def count_maps(
 def random_maps(
     model:nn.Module|None, # not used
     x:Tensor, # photos, (B,3,H,W)
-    classes:int|list|Tensor|None=None, # only their number counts
+    classes:Classes=None, # only their number counts
     seed:int=0, # of the noise
 )->Tensor: # (B,C,H,W), 0 to 1
     "Draw noise: every pixel for itself."
@@ -53,7 +54,7 @@ def random_maps(
 def edge_maps(
     model:nn.Module|None, # not used
     x:Tensor, # photos, (B,3,H,W)
-    classes:int|list|Tensor|None=None, # only their number counts
+    classes:Classes=None, # only their number counts
 )->Tensor: # (B,C,H,W), 0 or more
     "Find edges of the photo: the magnitude of Sobel's gradient."
     sobel = torch.tensor([[-1., 0, 1], [-2, 0, 2], [-1, 0, 1]], device=x.device)
@@ -65,7 +66,7 @@ def edge_maps(
 def centre_maps(
     model:nn.Module|None, # not used
     x:Tensor, # photos, (B,3,H,W)
-    classes:int|list|Tensor|None=None, # only their number counts
+    classes:Classes=None, # only their number counts
 )->Tensor: # (B,C,H,W), 1 in the middle, 0 in the corners
     "Draw a hill in the middle of the photo, where most things are."
     h, w = (torch.linspace(-1, 1, side, device=x.device) for side in x.shape[-2:])

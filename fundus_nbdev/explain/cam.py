@@ -143,14 +143,13 @@ def masked_scores(
     photo:Tensor, # (3,H,W)
     masks:Tensor, # (K,h,w), enlarged to the photo, bilinear between the centres of places
     stretch:bool=False, # each from 0 to 1, after it was enlarged; False: they are so already
-    bs:int=16, # pictures at once
 )->Tensor: # scores (K,N); equal masks are asked about once
     "Return a network's answers to a photograph behind masks."
     unique, index = torch.unique(masks, dim=0, return_inverse=True)
     def asked(part):
         large = enlarged(part[:, None], photo.shape[1:])
         return answer(photo * (stretched(large) if stretch else large).to(photo.dtype))
-    return torch.cat([asked(part) for part in unique.split(bs)])[index].float()
+    return torch.cat([asked(part) for part in unique.split(16)])[index].float()
 
 # %% ../../nbs/08_explain/06_cam.ipynb #ad64dc26
 @cam_method('scorecam')

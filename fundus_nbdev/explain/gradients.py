@@ -18,13 +18,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ExplainError
 from ..core.registry import Registry
-from fundus_nbdev.explain.classes import (
-    at_least_float32,
-    check_finite,
-    check_photo_batch,
-    check_scores,
-    resolve_classes,
-)
+from .classes import Classes, at_least_float32, check_finite, check_scores, resolve_classes
 from .hooks import forward, isolated
 from .overlay import is_flat, shared_scale
 
@@ -37,12 +31,12 @@ saliency_method = SALIENCY_METHODS.register
 def chosen_scores(
     model:nn.Module, # any network, in eval mode
     photos:Tensor, # (B,channels,H,W)
-    classes:int|list|Tensor|None=None, # as for `resolve_classes`
+    classes:Classes=None, # as for `resolve_classes`
     bs:int=32, # photos in the network at once
 )->tuple[Tensor, Tensor]: # classes (B,C), int64; their scores (B,C)
     "Return the classes to explain and their scores on the photos as they are; record nothing."
-    with torch.no_grad(): parts = [check_scores(forward(model, part), len(part)) for part in photos.split(bs)]
-    scores = torch.cat(parts)
+    with torch.no_grad():
+        scores = torch.cat([check_scores(forward(model, part), len(part)) for part in photos.split(bs)])
     chosen = resolve_classes(scores, classes)
     return chosen, scores.gather(1, chosen)
 
@@ -50,11 +44,10 @@ def chosen_scores(
 def answered_classes(
     model:nn.Module, # any network; exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W)
-    classes:int|list|Tensor|None=None, # as for `resolve_classes`
+    classes:Classes=None, # as for `resolve_classes`
 )->Tensor: # (B,C), int64
     "Settle the classes to explain by what the network answers now."
-    photos = check_photo_batch(x)
-    with isolated(model, photos.device.type): return chosen_scores(model, photos, classes)[0]
+    with isolated(model, x) as photos: return chosen_scores(model, photos, classes)[0]
 
 # %% ../../nbs/08_explain/09_gradients.ipynb #6dfea89a
 def photo_gradients(
@@ -80,7 +73,7 @@ CUT_OFF = ('the class scores do not depend on the photos, or the network switche
 def score_gradients(
     model:nn.Module, # any network, in eval mode
     photos:Tensor, # (B,channels,H,W)
-    classes:int|list|Tensor|None=None, # as for `resolve_classes`
+    classes:Classes=None, # as for `resolve_classes`
 )->Tensor: # (B,C,channels,H,W), at least float32
     "Return gradients of chosen class scores with respect to photos: one forward pass, C backward passes."
     leaf = photos.clone().requires_grad_()
@@ -95,11 +88,10 @@ def score_gradients(
 def input_gradients(
     model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
-    classes:int|list|Tensor|None=None, # None: the predicted class; int or list: for all photos; (B,C): each photo's own
+    classes:Classes=None, # None: the predicted class; int or list: for all photos; (B,C): each photo's own
 )->Tensor: # (B,C,channels,H,W), float32 (float64 for a float64 network), signed, never rescaled
     "Return how fast a class score answers to each pixel (Simonyan et al. 2013, https://arxiv.org/abs/1312.6034, 3.1)."
-    photos = check_photo_batch(x)
-    with isolated(model, photos.device.type): return score_gradients(model, photos, classes)
+    with isolated(model, x) as photos: return score_gradients(model, photos, classes)
 
 # %% ../../nbs/08_explain/09_gradients.ipynb #9ee47296
 def strength(

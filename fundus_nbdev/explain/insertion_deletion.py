@@ -17,7 +17,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from ..core.errors import ExplainError
 from .blind_explainers import merge_channels
-from .classes import check_photo_batch
+from .classes import Classes
 from .gradients import answered_classes
 from .hooks import forward, isolated
 from .overlay import enlarged
@@ -68,23 +68,23 @@ def insertion_deletion(
     model:nn.Module, # any network
     x:Tensor, # photos, (B,3,H,W)
     maps:Tensor, # of any explainer, (B,C,h,w) or (B,C,channels,H,W)
-    classes:int|list|Tensor|None=None, # of the maps; None: what the network answers
+    classes:Classes=None, # of the maps; None: what the network answers
     steps:int=20, # equal shares of the pixels
     baseline:str|float|Tensor='blur', # as for `replacement`
     seed:int=0, # of the order between equal values
 )->Curves: # one of each for each photo and class
     "Remove and insert pixels in the order of maps (Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421, 3.2)."
-    photos, maps, chosen = check_photo_batch(x), merge_channels(maps), answered_classes(model, x, classes)
+    maps, chosen = merge_channels(maps), answered_classes(model, x, classes)
     if maps.shape[:2] != chosen.shape:
         expected = f'{chosen.shape[0]} photos and {chosen.shape[1]} classes'
         raise ExplainError(f'maps: found {tuple(maps.shape)}; expected {expected}')
-    order = removal_order(maps, photos.shape[-2:], seed)[:, :, None].to(photos.device)
-    full, empty = photos[:, None], replacement(photos, baseline)[:, None]
     def probability(mixed): # (B,C)
         scores = forward(model, mixed.flatten(0, 1)).float().softmax(1).unflatten(0, chosen.shape)
         return scores.gather(2, chosen[..., None])[..., 0]
     share = torch.linspace(0, 1, steps + 1)
-    with isolated(model, photos.device.type):
+    with isolated(model, x) as photos:
+        order = removal_order(maps, photos.shape[-2:], seed)[:, :, None].to(photos.device)
+        full, empty = photos[:, None], replacement(photos, baseline)[:, None]
         deletion = [probability(torch.where(order < s, empty, full)) for s in share]
         insertion = [probability(torch.where(order < s, full, empty)) for s in share]
     return Curves(share, torch.stack(deletion, -1).cpu(), torch.stack(insertion, -1).cpu())

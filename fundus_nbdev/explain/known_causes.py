@@ -9,8 +9,9 @@ __all__ = ['LOCAL_KINDS', 'degrade_region', 'train_briefly', 'KnownCauses', 'haz
            'degraded_pairs', 'pairs_example', 'vessel_pieces', 'vessel_network']
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #f39d8186
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -44,13 +45,11 @@ def degrade_region(
     fov = fov_mask(rgb) if fov is None else fov
     field, rng = Field.of(fov), seeded('spoil', seed)
     angle, out = rng.uniform(0, 2 * np.pi), (1 - radius) * rng.uniform() ** .5
-    x, y = np.float32(out * np.cos(angle)), np.float32(out * np.sin(angle))
-    disc = np.hypot(field.x - x, field.y - y) < radius
-    return degrade(rgb, kind, severity, region=disc & fov, fov=fov, seed=seed)
+    return degrade(rgb, kind, severity, region=field.disc(radius, angle, out), fov=fov, seed=seed)
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #df5b7b68
 def train_briefly(
-    net:nn.Module, # a small network; trained in place
+    build:Callable, # makes a small network
     x:Tensor, # photos, (N,channels,H,W)
     label:Tensor, # classes, (N,), int64
     steps:int=100, # batches
@@ -60,18 +59,20 @@ def train_briefly(
     shuffle:bool=False, # another order in each epoch; False: always the same
 )->nn.Module: # the network, in eval mode
     "Train a small network for a few seconds."
-    optimiser = torch.optim.AdamW(net.parameters(), weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps + 1)
-    order, n_batches = torch.arange(len(x)), len(x) // bs
-    for step in range(steps):
-        k = step % n_batches
-        if shuffle and k == 0: order = torch.randperm(len(x))
-        batch = order[bs * k:bs * (k + 1)]
-        loss = nn.functional.cross_entropy(net(x[batch]), label[batch])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net, order = build(), torch.arange(len(x))
+        optimiser = torch.optim.AdamW(net.parameters(), weight_decay=weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps + 1)
+        for step in range(steps):
+            k = step % (len(x) // bs)
+            if shuffle and k == 0: order = torch.randperm(len(x))
+            batch = order[bs * k:bs * (k + 1)]
+            loss = nn.functional.cross_entropy(net(x[batch]), label[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
     return net.eval()
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #94f53652
@@ -93,14 +94,13 @@ def hazy_retinas(
 )->tuple[np.ndarray, np.ndarray, Tensor, np.ndarray]: # photos (n,96,96,3), the same clean, label (n,), masks (n,96,96)
     "Draw retinas, turned in all directions; every second one has a patch of haze (label 1)."
     eyes = [crop_fov(draw_retina(person, 110, camera='round').rgb, 96) for person in people]
-    rng, label, found = np.random.default_rng(seed), torch.arange(n) % 2, []
+    rng, found = np.random.default_rng(seed), []
     for k in range(n):
         clean = np.ascontiguousarray(np.rot90(eyes[rng.integers(len(eyes))], int(rng.integers(4))))
-        hazy, severity = Degraded(clean, np.zeros((96, 96), bool)), rng.uniform(.4, .8)
-        if label[k]: hazy = degrade(clean, 'haze', severity, region='random', seed=1000 * seed + k)
+        hazy = degrade(clean, 'haze', rng.uniform(.4, .8) * (k % 2), region='random', seed=1000 * seed + k)
         found.append((hazy.rgb, clean, hazy.mask))
     photos, whole, masks = map(np.stack, zip(*found))
-    return photos, whole, label, masks
+    return photos, whole, torch.arange(n) % 2, masks
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #ef81b892
 def five_layers()->nn.Sequential: # (B,3,H,W) → (B,2)
@@ -116,9 +116,7 @@ def hazy_example()->KnownCauses: # 96 px a side
     "Train a network to see haze, and return new photographs of other eyes whose haze it found."
     def batch(photos): return (torch.tensor(photos).permute(0, 3, 1, 2) / 255 - .5) / .25
     photos, _, label, _ = hazy_retinas(range(14), 448, seed=1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = train_briefly(five_layers(), batch(photos), label, steps=200, lr=1e-2)
+    net = train_briefly(five_layers, batch(photos), label, steps=200, lr=1e-2)
     photos, whole, label, masks = hazy_retinas(range(50, 54), 60, seed=2)
     with torch.no_grad(): answers = net(batch(photos)).argmax(1)
     found = ((label == 1) & (answers == 1)).numpy()
@@ -130,14 +128,13 @@ def degraded_pairs(
     people:int, # drawn persons
     each:int, # pairs of each
     first:int, # number of the first pair, names the chance
-    size:int=64, # pixels a side
-)->list[np.ndarray]: # photos (2n,size,size,3), fields of view and masks (2n,size,size)
+)->list[np.ndarray]: # photos (2n,64,64,3), fields of view and masks (2n,64,64)
     "Draw retinas, whole and degraded in turn."
     found = []
     for k in range(people * each):
-        drawn = draw_retina(first + k, size + 8, 'left', 'round', tab=False, patient=first + k // each)
-        rgb = cv2.resize(drawn.rgb, (size, size), interpolation=cv2.INTER_AREA)
-        fov = cv2.resize(drawn.fov.astype(np.uint8), (size, size), interpolation=cv2.INTER_AREA) > 0
+        drawn = draw_retina(first + k, 72, 'left', 'round', tab=False, patient=first + k // each)
+        rgb = cv2.resize(drawn.rgb, (64, 64), interpolation=cv2.INTER_AREA)
+        fov = cv2.resize(drawn.fov.astype(np.uint8), (64, 64), interpolation=cv2.INTER_AREA) > 0
         degraded = degrade_region(rgb, ('haze', 'dark')[k % 2], .8, first + k, fov=fov)
         found += [(rgb, fov, np.zeros_like(fov)), (degraded.rgb, fov, degraded.mask)]
     return [np.stack(parts) for parts in zip(*found)]
@@ -147,47 +144,40 @@ def pairs_example()->tuple[KnownCauses, np.ndarray]: # 64 px a side; fields of v
     "Train a network to tell whole from degraded, and return new photographs whose answer turned."
     def batch(photos): return torch.from_numpy(photos).permute(0, 3, 1, 2).float().contiguous() / 255 - .5
     photos, _, _ = degraded_pairs(24, 6, first=100)
-    label, steps = torch.arange(len(photos)) % 2, 8 * (len(photos) // 32)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = resnet(10, stem='cifar', width=8, n_classes=2)
-        train_briefly(net, batch(photos), label, steps, lr=1e-2, shuffle=True)
+    label, build = torch.arange(len(photos)) % 2, partial(resnet, 10, stem='cifar', width=8, n_classes=2)
+    net = train_briefly(build, batch(photos), label, 8 * (len(photos) // 32), lr=1e-2, shuffle=True)
     photos, fields, masks = degraded_pairs(16, 4, first=5000)
-    truth = np.arange(len(photos)) % 2
-    with torch.no_grad(): answers = net(batch(photos)).argmax(1).numpy()
-    turned = (truth == 1) & (answers == 1) & np.repeat(answers[::2] == 0, 2)
-    whole = batch(photos[np.roll(turned, -1)])
-    accuracy = float((answers == truth).mean())
-    return KnownCauses(net, photos[turned], batch(photos[turned]), whole, masks[turned], accuracy), fields[turned]
+    with torch.no_grad(): right = net(batch(photos)).argmax(1).view(-1, 2).numpy() == [0, 1]
+    turned = right.all(1)
+    whole, degraded = photos[::2][turned], photos[1::2][turned]
+    example = KnownCauses(net, degraded, batch(degraded), batch(whole), masks[1::2][turned], float(right.mean()))
+    return example, fields[1::2][turned]
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #e3665a00
 def vessel_pieces(
     n:int, # pictures
     seed:int, # names the chance
-    size:int=48, # pixels a side
-)->tuple[Tensor, Tensor]: # pictures (n,3,size,size) in 0…1; direction of each vessel, (n,), in eighths of a half turn
+)->tuple[Tensor, Tensor]: # pictures (n,3,48,48) in 0…1; direction of each vessel, (n,), in eighths of a half turn
     "Draw short pieces of vessel on an orange ground."
     g = torch.Generator().manual_seed(seed)
-    direction, across = torch.arange(n) % 8, torch.arange(size) - size / 2 + .5
+    direction, across = torch.arange(n) % 8, torch.arange(48) - 23.5
     angle = (direction * np.pi / 8)[:, None, None]
     chance = torch.rand(2, n, 1, 1, generator=g) + torch.tensor([-.5, .7]).view(2, 1, 1, 1)
-    offset, width = chance * torch.tensor([.6 * size, 1.5]).view(2, 1, 1, 1)
+    offset, width = chance * torch.tensor([28.8, 1.5]).view(2, 1, 1, 1)
     distance = across * angle.sin() - across[:, None] * angle.cos() + offset
     line = torch.exp(-.5 * (distance / width)**2)
-    coarse = nn.functional.interpolate(torch.randn(n, 1, 6, 6, generator=g), size, mode='bicubic') * .08
-    ground = coarse + torch.randn(n, 3, size, size, generator=g) * .03
+    coarse = nn.functional.interpolate(torch.randn(n, 1, 6, 6, generator=g), 48, mode='bicubic') * .08
+    ground = coarse + torch.randn(n, 3, 48, 48, generator=g) * .03
     orange, dark = torch.tensor([[.75, .4, .2], [.25, .25, .1]])[..., None, None]
     return (orange + ground - dark * line[:, None]).clamp(0, 1), direction
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #287c6587
-def vessel_network()->nn.Sequential: # takes `vessel_pieces` less .5
+def vessel_network()->nn.Module: # takes `vessel_pieces` less .5
     "Train a network of two convolutions to tell the direction of a vessel."
-    pictures, direction = vessel_pieces(1024, seed=1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = nn.Sequential(
+    def build():
+        return nn.Sequential(
             nn.Conv2d(3, 16, 7, 2, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.MaxPool2d(2),
             nn.Conv2d(16, 24, 3, 1, 1), nn.BatchNorm2d(24), nn.ReLU(inplace=True),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 8))
-        train_briefly(net, pictures - .5, direction, 150, 64, weight_decay=3)
-    return net
+    pictures, direction = vessel_pieces(1024, seed=1)
+    return train_briefly(build, pictures - .5, direction, 150, 64, weight_decay=3)

@@ -14,28 +14,28 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from ..core.errors import ExplainError
-from .classes import check_photo_batch, resolve_classes
+from .classes import resolve_classes
 from .filters import around_grey, layer_activations, layer_output
 from .gradients import photo_gradients, strength
-from .guided_backprop import GuidedReLUs, check_guided
-from .hooks import isolated
-from .layers import as_maps, find_layer
+from .guided_backprop import guiding
+from .hooks import check_photo_batch
+from .layers import Layer, as_maps, find_layer
 
 # %% ../../nbs/08_explain/15_neurons.ipynb #10ecaa02
 def as_neurons(
     output:Tensor, # of a layer, (B,K), (B,K,h,w), or tokens (B,N,K)
     name:str, # dotted name of the layer
-    size:Sequence[int], # of the photos, (H,W), pixels
+    x:Tensor, # photos, (B,channels,H,W)
 )->Tensor: # (B,K,h,w), a view
     "Read a layer's output as channels and places."
     if output.ndim == 2: return output[..., None, None]
-    maps = output if output.shape[2:].numel() == 1 else as_maps(output, size)
+    maps = output if output.shape[2:].numel() == 1 else as_maps(output, x)
     if maps is not None and maps.ndim == 4: return maps
     raise ExplainError(f'layer {name}: found shape {tuple(output.shape)}; expected channels (B,K) or maps (B,K,h,w)')
 
@@ -75,7 +75,7 @@ def keep_strongest(
 def top_photos(
     model:nn.Module, # any network; exactly as before afterwards
     batches:Iterable, # photos (B,channels,H,W), or tuples that begin with them; read once
-    layer:nn.Module|str|int|None=None, # as for `layer_activations`; found with the first batch
+    layer:Layer=None, # as for `layer_activations`; found with the first batch
     neurons:int|list|None=None, # channels of the layer; None: all
     n:int=1, # photos for each neuron, 1 or more
 )->pd.DataFrame: # neuron, rank (0: strongest), photo (its number among all), value, row, column (place in the maps)
@@ -85,7 +85,7 @@ def top_photos(
     for batch in batches:
         photos = check_photo_batch(batch[0] if isinstance(batch, (tuple, list)) else batch)
         if name is None: name = find_layer(model, photos, layer)
-        maps = as_neurons(layer_activations(model, photos, name), name, photos.shape[-2:])
+        maps = as_neurons(layer_activations(model, photos, name), name, photos)
         values, where = strongest(maps, seen)
         chosen = list(range(maps.shape[1])) if neurons is None else choose_neurons(values[:1], neurons)[0].tolist()
         best = keep_strongest(best, (values[:, chosen].cpu(), where[:, chosen].cpu()), n)
@@ -102,33 +102,28 @@ def top_photos(
 def neuron_gradients(
     model:nn.Module, # a network with ReLUs; exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
-    layer:nn.Module|str|int|None=None, # as for `layer_activations`
+    layer:Layer=None, # as for `layer_activations`
     neurons:int|list|Tensor|None=None, # None: the strongest; an int or a list: for all photos; (B,C): each photo's own
 )->Tensor: # (B,C,channels,H,W), float32 (float64 for a float64 network), signed, never rescaled
     "Run guided backprop from the strongest place of neurons (https://arxiv.org/abs/1412.6806, section 3.4)."
-    photos = check_photo_batch(x)
-    check_guided(model)
-    with isolated(model, photos.device.type), GuidedReLUs() as relus:
+    with guiding(model, x) as photos:
         leaf, name = photos.clone().requires_grad_(), find_layer(model, photos, layer)
         with torch.enable_grad():
-            output = as_neurons(layer_output(model, leaf.clone(), name), name, photos.shape[-2:])
+            output = as_neurons(layer_output(model, leaf.clone(), name), name, photos)
             peaks = output.flatten(2).max(2).values
             sums = peaks.gather(1, choose_neurons(peaks, neurons)).sum(0).unbind()
         cut_off = (f'layer {name} does not depend on the photos, or the network switches gradients off before it '
                    '(torch.no_grad, detach); choose another layer')
-        guided = photo_gradients(sums, leaf, cut_off)
-    check_guided(model, relus.met)
-    return guided
+        return photo_gradients(sums, leaf, cut_off)
 
 # %% ../../nbs/08_explain/15_neurons.ipynb #3db643f8
 def active_box(
     gradient:Tensor, # of one neuron, (channels,H,W)
-    share:float=.01, # of the strongest pixel, over 0, at most 1
 )->tuple[int, ...]|None: # top, left, bottom, right; the last two excluded; None: no pixel has any influence
-    "Find the smallest box around all pixels that count."
+    "Find the smallest box around all pixels with a hundredth of the strongest influence, or more."
     seen = strength(gradient)
     if seen.max() <= 0: return None
-    rows, columns = (seen >= share * seen.max()).nonzero(as_tuple=True)
+    rows, columns = (seen >= .01 * seen.max()).nonzero(as_tuple=True)
     return int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1
 
 # %% ../../nbs/08_explain/15_neurons.ipynb #78d4f712
@@ -157,13 +152,11 @@ def as_picture(
 # %% ../../nbs/08_explain/15_neurons.ipynb #b6b57c2d
 def draw_neuron(
     axes:Sequence[Axes]|np.ndarray, # three axes, drawn on
-    photo:Tensor, # (channels,H,W), normalised
+    picture:np.ndarray, # the photo, of `as_picture`, (H,W,3)
     gradient:Tensor, # of the neuron, (channels,H,W)
-    mean:float|Sequence|Tensor=0., # of the normalisation
-    std:float|Sequence|Tensor=1., # of the normalisation
 )->None:
     "Draw the photo with the neuron's box, the box enlarged, and the guided gradient there."
-    picture, box = as_picture(photo, mean, std), active_box(gradient)
+    box = active_box(gradient)
     axes[0].imshow(picture, interpolation='bicubic')
     if box is None:
         axes[1].text(.5, .5, 'silent', ha='center', va='center', fontsize=8, transform=axes[1].transAxes)
@@ -171,7 +164,7 @@ def draw_neuron(
     top, left, bottom, right = square(box, picture.shape[:2])
     for colour, width in (('white', 2.4), ('black', 1)):
         corner, sides = (left - .5, top - .5), (right - left, bottom - top)
-        axes[0].add_patch(plt.Rectangle(corner, *sides, fill=False, edgecolor=colour, linewidth=width))
+        axes[0].add_patch(Rectangle(corner, *sides, fill=False, edgecolor=colour, linewidth=width))
     axes[1].imshow(picture[top:bottom, left:right], interpolation='bicubic')
     inside = gradient[:, top:bottom, left:right]
     limit = np.quantile(inside.abs().float().cpu(), .998).item()
@@ -181,14 +174,14 @@ def draw_neuron(
 def plot_neurons(
     model:nn.Module, # a network with ReLUs; exactly as before afterwards
     photos:Sequence|Tensor, # by number: a tensor (N,channels,H,W), a list, or a dataset of tuples (photo, …)
-    layer:nn.Module|str|int|None, # as for `top_photos`
+    layer:Layer, # as for `top_photos`
     table:pd.DataFrame, # of `top_photos`, for the same layer
     mean:float|Sequence|Tensor=0., # of the photos' normalisation, to show them
     std:float|Sequence|Tensor=1., # of the photos' normalisation
 )->Figure: # a row for each neuron: the photo, its box, the guided gradient; further photos to the right
     "Plot what excites neurons most, and what in it does."
     neurons, n = list(dict.fromkeys(table.neuron)), table['rank'].max() + 1
-    figure = plt.figure(figsize=(2.6 * n + .6, .87 * len(neurons)), dpi=72)
+    figure = Figure((2.6 * n + .6, .87 * len(neurons)), dpi=72)
     figure.set_layout_engine('constrained', w_pad=.01, h_pad=.01, wspace=0, hspace=0)
     axes = figure.subplots(len(neurons), 3 * n, squeeze=False)
     for ax in axes.flat: ax.set(xticks=[], yticks=[], frame_on=False)
@@ -196,8 +189,8 @@ def plot_neurons(
         item = photos[row.photo]
         photo = item if isinstance(item, Tensor) else item[0]
         place = axes[neurons.index(row.neuron), 3 * row.rank:3 * row.rank + 3]
-        draw_neuron(place, photo, neuron_gradients(model, photo[None], layer, row.neuron)[0, 0], mean, std)
+        gradient = neuron_gradients(model, photo[None], layer, row.neuron)[0, 0]
+        draw_neuron(place, as_picture(photo, mean, std), gradient)
         label = f'{row.neuron}\n{row.value:.2f}'
         place[0].set_ylabel(label, rotation=0, ha='right', va='center', fontsize=8)
-    plt.close(figure)
     return figure

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ExplainError
 from .averaged_gradients import check_baseline
-from .classes import at_least_float32, check_photo_batch
+from .classes import Classes, at_least_float32
 from .gradients import chosen_scores, saliency_method
 from .hooks import isolated
 
@@ -72,7 +72,7 @@ def cover_window(
 def occlusion(
     model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
-    classes:int|list|Tensor|None=None, # None: the predicted class, uncovered; else as for `input_gradients`
+    classes:Classes=None, # None: the predicted class, uncovered; else as for `input_gradients`
     window:int|tuple[int, int]|None=None, # height and width, pixels; None: an eighth of each side
     stride:int|tuple[int, int]|None=None, # from one window to the next, pixels; None: half a window
     baseline:float|Tensor=0., # what covers: a value, or a tensor that fits the photos
@@ -80,9 +80,8 @@ def occlusion(
 )->Tensor: # (B,C,H,W), float32 (float64 for a float64 network); over 0: the score drops when the pixel is covered
     "Return how far a class score drops when a window is covered (https://arxiv.org/abs/1311.2901, section 4.2)."
     if bs < 1: raise ExplainError(f'bs: found {bs}; expected 1 or more')
-    photos = check_photo_batch(x)
-    places, cover = occlusion_windows(photos.shape[-2:], window, stride), check_baseline(baseline, photos)
-    with isolated(model, photos.device.type):
+    with isolated(model, x) as photos:
+        places, cover = occlusion_windows(photos.shape[-2:], window, stride), check_baseline(baseline, photos)
         chosen, clean = chosen_scores(model, photos, classes, bs)
         drops = at_least_float32(clean).new_zeros(*chosen.shape, *photos.shape[-2:])
         times = torch.zeros_like(drops[0, 0])

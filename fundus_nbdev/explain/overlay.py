@@ -36,13 +36,12 @@ def upsample(
 
 # %% ../../nbs/08_explain/04_overlay.ipynb #62975457
 def is_flat(
-    map:Tensor, # one map, (h,w)
-    tolerance:float=1e-5, # largest difference that is still rounding, relative to the largest value
-)->bool: # True: the map shows no place more than another
-    "Check whether a map is empty or the same everywhere."
-    map = torch.as_tensor(map).detach().float()
-    if not map.isfinite().all(): raise ExplainError('map: found NaN or infinite values; expected finite ones')
-    return bool(map.max() - map.min() <= tolerance * map.abs().max())
+    maps:Tensor, # one map or several, (…,h,w)
+)->Tensor: # (…), bool; True: the map shows no place more than another, to rounding
+    "Check whether maps are empty or the same everywhere."
+    maps = torch.as_tensor(maps).detach().float()
+    if not maps.isfinite().all(): raise ExplainError('map: found NaN or infinite values; expected finite ones')
+    return maps.amax((-2, -1)) - maps.amin((-2, -1)) <= 1e-5 * maps.abs().amax((-2, -1))
 
 # %% ../../nbs/08_explain/04_overlay.ipynb #60c5975a
 def shared_scale(

@@ -51,13 +51,11 @@ def pointing_game(
     fields = np.ones_like(masks) if fields is None else fields
     wide = np.stack([widen(mask, tolerance) & field for mask, field in zip(masks, fields)])
     chance = wide.sum((1, 2)) / fields.sum((1, 2))
-    rows = []
-    for c in range(maps.shape[1]):
-        for photo, (row, column) in enumerate(peaks(maps[:, c], masks.shape[1:])):
-            flat = is_flat(maps[photo, c])
-            hit = bool(wide[photo, row, column]) and not flat
-            rows.append((photo, c, hit, flat, chance[photo], row, column))
-    return pd.DataFrame(rows, columns=['photo', 'class', 'hit', 'flat', 'chance', 'row', 'column'])
+    c, photo = np.indices(maps.shape[1::-1]).reshape(2, -1)
+    each = maps.transpose(0, 1).flatten(0, 1)
+    flat, (row, column) = is_flat(each).cpu().numpy(), peaks(each, masks.shape[1:]).T
+    return pd.DataFrame({'photo': photo, 'class': c, 'hit': wide[photo, row, column] & ~flat, 'flat': flat,
+                         'chance': chance[photo], 'row': row, 'column': column})
 
 # %% ../../nbs/08_explain/17_pointing.ipynb #24ee1a24
 def summarise_pointing(
@@ -66,8 +64,7 @@ def summarise_pointing(
     "Summarise hits as a share with its 95 % interval (Wilson), beside chance."
     share, n = game.hit.mean(), len(game)
     low, high = map(float, wilson(share, np.array(n)))
-    means = {'chance': game.chance.mean(), 'flat': game.flat.mean()}
-    return {'accuracy': share, 'low': low, 'high': high, **means, 'n': n}
+    return {'accuracy': share, 'low': low, 'high': high, 'chance': game.chance.mean(), 'flat': game.flat.mean(), 'n': n}
 
 # %% ../../nbs/08_explain/17_pointing.ipynb #c205dfa7
 def energy_inside(
@@ -75,8 +72,7 @@ def energy_inside(
     masks:np.ndarray, # a region of each photo, (B,H,W), bool, such as `fov_mask` of each
 )->Tensor: # (B,C), 0 to 1; 0 for a flat map
     "Return the share of a map's positive values inside a region (https://arxiv.org/abs/1910.01279, section 4.2)."
-    maps, inside = merge_channels(maps).float(), torch.from_numpy(masks)
-    flat = torch.tensor([is_flat(map) for map in maps.flatten(0, 1)]).view(maps.shape[:2])
-    large = enlarged(maps.cpu(), masks.shape[1:]).clamp(min=0)
+    maps, inside = merge_channels(maps).float().cpu(), torch.from_numpy(masks)
+    large = enlarged(maps, masks.shape[1:]).clamp(min=0)
     share = (large * inside[:, None]).sum((2, 3)) / large.sum((2, 3)).clamp(min=torch.finfo(large.dtype).tiny)
-    return share.masked_fill(flat, 0)
+    return share.masked_fill(is_flat(maps), 0)

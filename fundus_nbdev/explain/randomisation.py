@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ExplainError
 from .blind_explainers import Explainer, merge_channels
+from .classes import Classes
 from .gradients import answered_classes
 from .overlay import is_flat
 from ..synth.vessels import seeded
@@ -66,7 +67,7 @@ def either_flat(
     b:Tensor, # others, (N,h,w)
 )->np.ndarray: # (N,), bool
     "Find the pairs of maps of which one is flat."
-    return np.array([is_flat(s) or is_flat(t) for s, t in zip(a, b)])
+    return (is_flat(a) | is_flat(b)).cpu().numpy()
 
 # %% ../../nbs/08_explain/18_randomisation.ipynb #b746aad0
 def rank_correlation(
@@ -83,10 +84,9 @@ def rank_correlation(
 def structural_similarity(
     a:Tensor, # maps, (N,h,w)
     b:Tensor, # others, (N,h,w)
-    window:int=7, # side of the window, odd; smaller maps are one window
 )->np.ndarray: # (N,), -1 to 1; 0 where a map is flat
-    "Compute the mean structural similarity (https://doi.org/10.1109/TIP.2003.819861) of maps stretched to 0–1."
-    def mean(maps): return nn.functional.avg_pool2d(maps, [min(window, side) for side in maps.shape[-2:]], 1)
+    "Compute the mean structural similarity (https://doi.org/10.1109/TIP.2003.819861), 7 × 7, of maps stretched to 0–1."
+    def mean(maps): return nn.functional.avg_pool2d(maps, [min(7, side) for side in maps.shape[-2:]], 1)
     p, q = (stretched(maps).double()[:, None] for maps in (a, b))
     mp, mq = mean(p), mean(q)
     pp, qq, pq = mean(p * p) - mp ** 2, mean(q * q) - mq ** 2, mean(p * q) - mp * mq
@@ -108,7 +108,7 @@ def similarities(
         'ssim': structural_similarity(a, b),
         'ssim_unsigned': structural_similarity(p, q),
         'other_photo': rank_correlation(p, q.roll(trained.shape[1], 0)),
-        'flat': np.array([is_flat(map) for map in b]),
+        'flat': is_flat(b).cpu().numpy(),
     }
     return {name: float(np.mean(values)) for name, values in measured.items()}
 
@@ -117,13 +117,13 @@ def randomisation_check(
     explain:Explainer, # the method
     model:nn.Module, # trained; it stays as it is
     x:Tensor, # photos, (B,3,H,W)
-    classes:int|list|Tensor|None=None, # to explain; None: what the trained network answers
+    classes:Classes=None, # to explain; None: what the trained network answers
     seeds:tuple[int, ...]=(0, 1), # of the random weights; the table has their mean
 )->pd.DataFrame: # a row for each layer, from the top: layer, and what `similarities` measures
     "Compare the trained network's maps with those of networks that are random from the top down to each layer."
     chosen = answered_classes(model, x, classes)
     trained = explain(model, x, classes=chosen)
-    if all(is_flat(map) for map in merge_channels(trained, True).flatten(0, 1)):
+    if is_flat(merge_channels(trained, True)).all():
         raise ExplainError('every map of the trained network is flat: there is nothing that could change; '
                            'choose other classes or another layer')
     rows = []

@@ -12,6 +12,7 @@ __all__ = ['saliency', 'SALIENCY_METHODS', 'input_gradients', 'smoothgrad', 'int
 from torch import Tensor, nn
 
 from .averaged_gradients import integrated_gradients, smoothgrad
+from .classes import Classes
 from .gradients import SALIENCY_METHODS, input_gradients
 from .guided_backprop import guided_backprop, guided_grad_cam
 from .occlusion import occlusion
@@ -25,7 +26,7 @@ _all_ = ['SALIENCY_METHODS', 'input_gradients', 'smoothgrad', 'integrated_gradie
 def saliency(
     model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
-    classes:int|list|Tensor|None=None, # None: the predicted class; int or list: for all photos; (B,C): each photo's own
+    classes:Classes=None, # None: the predicted class; int or list: for all photos; (B,C): each photo's own
     method:str='input_gradients', # a name in `SALIENCY_METHODS`
     **settings, # of the method, such as steps=20
 )->Tensor: # (B,C,channels,H,W), or (B,C,H,W) of methods that have one number a pixel

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
+from torch.overrides import _get_current_function_mode_stack, _pop_mode
 
 # %% ../../nbs/08_explain/20_traces.ipynb #e69c4aea
 class SameObject:
@@ -55,7 +56,7 @@ def process_state(
         'autocast': torch.is_autocast_enabled(device),
         'autocast dtype': torch.get_autocast_dtype(device),
         'autocast cache': torch.is_autocast_cache_enabled(),
-        'function modes': tuple(map(SameObject, torch.overrides._get_current_function_mode_stack())),
+        'function modes': tuple(map(SameObject, _get_current_function_mode_stack())),
     }
     return {'chance': chance, 'modes': modes}
 
@@ -105,8 +106,7 @@ def describe_change(
 )->str: # in words; empty if there is none
     "Say how a thing has changed."
     change = f'{brief(before)} → {brief(now)}'
-    if not isinstance(before, Tensor) and not isinstance(now, Tensor): return '' if before == now else change
-    if not isinstance(before, Tensor) or not isinstance(now, Tensor): return change
+    if not isinstance(before, Tensor) or not isinstance(now, Tensor): return '' if before == now else change
     if (before.shape, before.dtype) != (now.shape, now.dtype): return change
     both_nan = (before != before) & (now != now)
     changed = int(((before != now) & ~both_nan).sum())
@@ -131,14 +131,14 @@ def changes(
 def contained()->Iterator[None]: # nothing
     "Undo what a call changes in the process: generators, gradient and function modes, hooks on all modules."
     numpy_state, python_state, dtype = np.random.get_state(), random.getstate(), torch.get_default_dtype()
-    depth = len(torch.overrides._get_current_function_mode_stack())
+    depth = len(_get_current_function_mode_stack())
     kept = [(hooks, dict(hooks)) for name, hooks in vars(every_module).items()
             if name.startswith('_global') and isinstance(hooks, dict)]
     modes = torch.inference_mode(torch.is_inference_mode_enabled()), torch.set_grad_enabled(torch.is_grad_enabled())
     with torch.random.fork_rng(), modes[0], modes[1]:
         try: yield
         finally:
-            while len(torch.overrides._get_current_function_mode_stack()) > depth: torch.overrides._pop_mode()
+            while len(_get_current_function_mode_stack()) > depth: _pop_mode()
             for hooks, old in kept:
                 hooks.clear()
                 hooks.update(old)

@@ -11,7 +11,7 @@ __all__ = ['FACTORS', 'Factor', 'edge_strength', 'quality_factors']
 from dataclasses import dataclass
 from math import ceil
 
-from numpy import ndarray
+from numpy import float32, ndarray
 import cv2
 import numpy as np
 from .field_of_view import FieldOfView, crop_fov, crop_mask, find_fov
@@ -72,7 +72,7 @@ def _inner(
     fov:FieldOfView, # of the photo
 )->ndarray: # (512,512), bool
     "Return the mask of the crop without its outermost 3 %."
-    framed = cv2.copyMakeBorder(crop_mask(fov, _SCALE), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    framed = np.pad(crop_mask(fov, _SCALE), 1)
     return cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1] > .015 * _SCALE
 
 # %% ../../nbs/02_photos/04_factors.ipynb #4ac33b1c
@@ -81,10 +81,10 @@ def _slow(
     inner:ndarray, # (H,W), bool
 )->ndarray: # (H,W), float32
     "Estimate the illumination."
-    weight = inner.astype(np.float32)
+    weight = inner.astype(float32)
     small = [cv2.resize(a, (64, 64), interpolation=cv2.INTER_AREA) for a in (channel * weight, weight)]
     total, count = (cv2.GaussianBlur(a, (0, 0), 4) for a in small)
-    return cv2.resize(total / np.maximum(count, 1e-3), channel.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(total / np.maximum(count, 1e-3), channel.shape[::-1])
 
 # %% ../../nbs/02_photos/04_factors.ipynb #0b5e3aa6
 def edge_strength(
@@ -92,14 +92,6 @@ def edge_strength(
 )->ndarray: # (H,W), float32, 0 or more, grey levels
     "Compute the absolute Laplacian of every pixel, after a blur of 1.5 px."
     return abs(cv2.Laplacian(cv2.GaussianBlur(green, (0, 0), 1.5), cv2.CV_32F))
-
-# %% ../../nbs/02_photos/04_factors.ipynb #2232bc31
-def _sharpness(
-    green:ndarray, # (512,512), float32, 0–255
-    inner:ndarray, # (512,512), bool
-)->float: # log10 grey levels
-    "Compute the logarithm of the mean edge strength."
-    return np.log10(float(edge_strength(green)[inner].mean()) + .01)
 
 # %% ../../nbs/02_photos/04_factors.ipynb #73c061d8
 def _vessel_depth(
@@ -110,15 +102,6 @@ def _vessel_depth(
     smooth, around = cv2.GaussianBlur(green, (0, 0), 2)[::2, ::2], slow[::2, ::2]
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11))
     return cv2.morphologyEx(smooth, cv2.MORPH_BLACKHAT, disc) / np.maximum(around, 4)
-
-# %% ../../nbs/02_photos/04_factors.ipynb #622196a3
-def _vessel_contrast(
-    green:ndarray, # (512,512), float32, 0–255
-    slow:ndarray, # its illumination
-    inner:ndarray, # (512,512), bool
-)->float: # 0–1
-    "Compute the 95th percentile of the vessels' depth."
-    return np.percentile(_vessel_depth(green, slow)[inner[::2, ::2]], 95).clip(0, 1)
 
 # %% ../../nbs/02_photos/04_factors.ipynb #efae9334
 def _haze(
@@ -136,26 +119,26 @@ def _noise(
     inner:ndarray, # (512,512), bool
 )->float: # standard deviation, grey levels
     "Estimate the noise from the weaker three quarters of the response of Immerkær's mask."
-    mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+    mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], float32)
     response = np.sort(abs(cv2.filter2D(green, -1, mask))[inner])
     # 0.5149 is the mean of the weaker three quarters for a normal distribution of deviation 1
     return response[:ceil(.75 * len(response))].mean() / (6 * .5149)
 
 # %% ../../nbs/02_photos/04_factors.ipynb #eb01389b
 def _light(
-    red:ndarray, # (512,512), uint8
-    green:ndarray, # the same
-    blue:ndarray, # the same
+    crop:ndarray, # (512,512,3), uint8
     inner:ndarray, # (512,512), bool
-)->dict[str, float]: # brightness, evenness, colour_balance, over_exposed, under_exposed
+)->dict[str, float]: # brightness, evenness, colour_balance, over_exposed, under_exposed, haze
     "Measure what has to do with exposure and colour."
+    red, green, blue = cv2.split(crop)
     luminance = .299 * red + .587 * green + .114 * blue
-    dim, lit = np.percentile(_slow(luminance.astype(np.float32), inner)[inner], [5, 95])
+    dim, lit = np.percentile(_slow(luminance.astype(float32), inner)[inner], [5, 95])
     return {'brightness': luminance[inner].mean() / 255,
             'evenness': ((dim + 1) / (lit + 1)).clip(0, 1),
             'colour_balance': np.log2((red[inner].mean() + 1) / (blue[inner].mean() + 1)),
             'over_exposed': (green[inner] >= 245).mean(),
-            'under_exposed': (cv2.max(cv2.max(red, green), blue)[inner] < 40).mean()}
+            'under_exposed': (cv2.max(cv2.max(red, green), blue)[inner] < 40).mean(),
+            'haze': _haze(cv2.min(cv2.min(red, green), blue), cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[inner], inner)}
 
 # %% ../../nbs/02_photos/04_factors.ipynb #4400197e
 def _detail(
@@ -164,8 +147,10 @@ def _detail(
 )->dict[str, float]: # sharpness, contrast, vessel_contrast, noise
     "Measure what has to do with structure."
     slow = _slow(green, inner)
-    return {'sharpness': _sharpness(green, inner), 'contrast': (green - slow)[inner].std() / 255,
-            'vessel_contrast': _vessel_contrast(green, slow, inner), 'noise': _noise(green, inner)}
+    return {'sharpness': np.log10(float(edge_strength(green)[inner].mean()) + .01),
+            'contrast': (green - slow)[inner].std() / 255,
+            'vessel_contrast': np.percentile(_vessel_depth(green, slow)[inner[::2, ::2]], 95).clip(0, 1),
+            'noise': _noise(green, inner)}
 
 # %% ../../nbs/02_photos/04_factors.ipynb #62615534
 def quality_factors(
@@ -176,8 +161,6 @@ def quality_factors(
     fov = fov or find_fov(rgb)
     crop, inner = crop_fov(rgb, _SCALE, fov), _inner(fov)
     if not inner.any(): inner = np.ones_like(inner)
-    red, green, blue = cv2.split(crop)
-    values = _light(red, green, blue, inner) | _detail(green.astype(np.float32), inner)
-    values['haze'] = _haze(cv2.min(cv2.min(red, green), blue), cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[inner], inner)
+    values = _light(crop, inner) | _detail(crop[..., 1].astype(float32), inner)
     values['fov_coverage'] = min(1., fov.mask.sum() / (np.pi * fov.radius**2))
     return {name: float(values[name]) for name in FACTORS}

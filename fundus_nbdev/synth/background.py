@@ -11,6 +11,8 @@ __all__ = ['PLANE', 'PER_DEGREE', 'MIDDLE', 'on_plane', 'bell', 'smoothstep', 't
 # %% ../../nbs/03_synth/02_background.ipynb #2854216c
 from functools import lru_cache
 
+from numpy import float32, ndarray
+from numpy.random import Generator
 import cv2
 import numpy as np
 from .vessels import Person, draw_person, seeded
@@ -21,11 +23,11 @@ PLANE, PER_DEGREE, MIDDLE = 512, 7.75, (12., -1.) # pixels, pixels per degree, a
 @lru_cache(1)
 def _plane():
     "Return the coordinates x, y of the plane, degrees, (PLANE,PLANE)."
-    g = ((np.arange(PLANE) - PLANE / 2 + .5) / PER_DEGREE).astype(np.float32)
-    return np.meshgrid(g + np.float32(MIDDLE[0]), np.float32(MIDDLE[1]) - g)
+    g = ((np.arange(PLANE) - PLANE / 2 + .5) / PER_DEGREE).astype(float32)
+    return np.meshgrid(g + float32(MIDDLE[0]), float32(MIDDLE[1]) - g)
 
 def on_plane(
-    point:tuple|np.ndarray, # x, y, degrees
+    point:tuple|ndarray, # x, y, degrees
 )->tuple: # column, row
     "Return the pixel of the plane on which a point of the retina lies."
     column = (point[0] - MIDDLE[0]) * PER_DEGREE + PLANE / 2 - .5
@@ -33,58 +35,56 @@ def on_plane(
 
 # %% ../../nbs/03_synth/02_background.ipynb #066774a6
 def bell(
-    x:np.ndarray, # distance from the middle
-    y:np.ndarray|float, # the same, across; 0: one dimension
+    x:ndarray, # distance from the middle
+    y:ndarray|float, # the same, across; 0: one dimension
     width:float, # standard deviation along x
     height:float|None=None, # along y; None: as along x
-)->np.ndarray: # 0-1
+)->ndarray: # 0-1
     "Compute a Gaussian bell of height 1."
     return np.exp(-.5 * ((x / width)**2 + (y / (height or width))**2))
 
 def smoothstep(
-    x:np.ndarray, # anything; below 0 gives 0, above 1 gives 1
-)->np.ndarray: # 0-1
+    x:ndarray, # anything; below 0 gives 0, above 1 gives 1
+)->ndarray: # 0-1
     "Rise smoothly from 0 to 1."
     t = np.clip(x, 0, 1)
     return t * t * (3 - 2 * t)
 
 def tint(
-    layer:np.ndarray, # (H,W), float32
-    r:float, # share of it in red
-    g:float, # in green
-    b:float, # in blue
-)->np.ndarray: # (H,W,3), float32
+    layer:ndarray, # (H,W), float32
+    *rgb:float, # share of it in red, green and blue
+)->ndarray: # (H,W,3), float32
     "Give a grey layer a colour."
-    return layer[..., None] * np.array([r, g, b], np.float32)
+    return layer[..., None] * np.array(rgb, float32)
 
 # %% ../../nbs/03_synth/02_background.ipynb #09ccb9fa
 def mottle(
     shape:tuple, # (H,W)
     cells:list, # patches per side, one number a scale
-    rng:np.random.Generator, # chance
-)->np.ndarray: # (H,W), float32, mean about 0, deviation 1
+    rng:Generator, # chance
+)->ndarray: # (H,W), float32, mean about 0, deviation 1
     "Draw smooth noise of several scales, each .7 times as strong as the one before."
-    noise = [cv2.resize(rng.standard_normal((n + 3, n + 3), np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
+    noise = [cv2.resize(rng.standard_normal((n + 3, n + 3), float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
              for n in cells]
-    total = sum((.7**k * n for k, n in enumerate(noise)), start=np.zeros(shape, np.float32))
+    total = sum((.7**k * n for k, n in enumerate(noise)), start=np.zeros(shape, float32))
     return total / total.std()
 
 def streaks(
     centre:tuple, # on the plane, degrees
     around:int, # number of streaks in a full turn
     along:int, # changes from the centre to the rim
-    rng:np.random.Generator, # chance
-)->np.ndarray: # (PLANE,PLANE), float32, mean about 0
+    rng:Generator, # chance
+)->ndarray: # (PLANE,PLANE), float32, mean about 0
     "Draw noise drawn out along rays from a centre."
-    noise = rng.standard_normal((around, along), np.float32)
+    noise = rng.standard_normal((around, along), float32)
     polar = cv2.resize(np.vstack([noise, noise[:2]]), (512, 1024), interpolation=cv2.INTER_CUBIC)
     return cv2.warpPolar(polar, (PLANE, PLANE), on_plane(centre), 60 * PER_DEGREE, cv2.WARP_INVERSE_MAP)
 
 # %% ../../nbs/03_synth/02_background.ipynb #126089df
 def paint_choroid(
     person:Person, # colour and tessellation
-    rng:np.random.Generator, # chance
-)->np.ndarray: # (PLANE,PLANE,3), RGB about 0-1, float32
+    rng:Generator, # chance
+)->ndarray: # (PLANE,PLANE,3), RGB about 0-1, float32
     "Paint the fundus colour, mottled and tessellated."
     x, y = _plane()
     from_fovea = np.hypot(x - person.fovea[0], y - person.fovea[1])
@@ -93,13 +93,13 @@ def paint_choroid(
     bands = cv2.GaussianBlur(np.clip(1 - .8 * np.abs(texture), -.3, 1), (0, 0), 2.5)
     uncovered = np.clip(.6 + .35 * mottle(x.shape, [4], rng), 0, 1)
     thin = person.tessellation * smoothstep((from_fovea - 4) / 16) * uncovered # where the pigment is thin
-    colour = np.array(person.colour, np.float32) * (1 + tint(patches, .035, .05, .05))
+    colour = np.array(person.colour, float32) * (1 + tint(patches, .035, .05, .05))
     return colour * (1 + tint(thin * (bands - .5), .26, .22, .26)) * (1 - tint(thin, 0, .14, .05))
 
 # %% ../../nbs/03_synth/02_background.ipynb #99d37261
 def paint_macula(
     person:Person, # place of the fovea
-)->np.ndarray: # (PLANE,PLANE,3), multiplier, at most 1
+)->ndarray: # (PLANE,PLANE,3), multiplier, at most 1
     "Paint the macula's shade and the foveal pit."
     x, y = _plane()
     x, y = x - person.fovea[0], y - person.fovea[1]
@@ -108,8 +108,8 @@ def paint_macula(
 # %% ../../nbs/03_synth/02_background.ipynb #a158e60b
 def paint_nerve_fibres(
     person:Person, # strength of the sheen
-    rng:np.random.Generator, # chance
-)->np.ndarray: # (PLANE,PLANE), share of pale light, 0-1
+    rng:Generator, # chance
+)->ndarray: # (PLANE,PLANE), share of pale light, 0-1
     "Paint the sheen of the nerve fibres."
     x, y = _plane()
     fan = np.exp(-.5 * ((np.arctan2(np.abs(y), x) - 1.3) / .45)**2) + .2
@@ -118,10 +118,10 @@ def paint_nerve_fibres(
 
 # %% ../../nbs/03_synth/02_background.ipynb #e8372827
 def paint_disc(
-    retina:np.ndarray, # (PLANE,PLANE,3), RGB, changed in place
+    retina:ndarray, # (PLANE,PLANE,3), RGB, changed in place
     person:Person, # size of disc and cup
-    rng:np.random.Generator, # chance
-)->np.ndarray: # the same, with the disc on it
+    rng:Generator, # chance
+)->ndarray: # the same, with the disc on it
     "Paint the optic disc with its cup, glow and crescent."
     row, column = (slice(round(m) - 80, round(m) + 80) for m in on_plane((0, 0))[::-1])
     x, y, around = *(g[row, column] for g in _plane()), retina[row, column]
@@ -131,7 +131,7 @@ def paint_disc(
     light = min(max(1.25 * person.colour[0], .84), 1.04)
     disc = light * _disc_colours(x, y, person)
     glow = tint(np.exp(-np.maximum(r - person.disc, 0) / 1.6), .18, .16, .14)
-    around += (np.array([1, .82, .6], np.float32) * light - around) * glow
+    around += (np.array([1, .82, .6], float32) * light - around) * glow
     crescent = bell(r - person.disc - .15, 0, .35) * smoothstep((x - .5) / 2) * rng.uniform(0, .5)
     around *= 1 - tint(crescent, .4, .5, .5)
     around += (disc - around) * smoothstep((person.disc + .28 - r) / .56)[..., None]
@@ -139,21 +139,21 @@ def paint_disc(
 
 def _disc_colours(x, y, person):
     "Paint rim and cup, redder towards the nose."
-    colour = np.array(person.colour, np.float32)
-    rim = np.array([.99, .76, .50], np.float32) * .66 + colour / person.colour[0] * .34
+    colour = np.array(person.colour, float32)
+    rim = np.array([.99, .76, .50], float32) * .66 + colour / person.colour[0] * .34
     rim = rim * (1 + tint(np.clip(x / person.disc, -1, 1), .02, .10, .12))
     cup = smoothstep((person.cup * person.disc + .55 - np.hypot((x - .25) / .95, y)) / 1.1)[..., None]
-    return rim + (np.array([1, .94, .74], np.float32) - rim) * .85 * cup
+    return rim + (np.array([1, .94, .74], float32) - rim) * .85 * cup
 
 # %% ../../nbs/03_synth/02_background.ipynb #e75ef264
 @lru_cache(8)
 def paint_retina(
     patient:int=0, # names the person
     eye:str='left', # left or right: same colours, another texture
-)->np.ndarray: # (PLANE,PLANE,3), RGB about 0-1, float32; treat as read-only
+)->ndarray: # (PLANE,PLANE,3), RGB about 0-1, float32; treat as read-only
     "Paint all that lies under the vessels, in the plane of degrees, temple to the right."
     person, rng = draw_person(patient), seeded('retina', patient, eye)
     retina = paint_choroid(person, rng) * paint_macula(person)
-    pale = np.array([.9, .84, .68], np.float32) * person.colour[0]
+    pale = np.array([.9, .84, .68], float32) * person.colour[0]
     retina = retina + (pale - retina) * paint_nerve_fibres(person, rng)[..., None]
-    return paint_disc(retina, person, rng).astype(np.float32)
+    return paint_disc(retina, person, rng).astype(float32)

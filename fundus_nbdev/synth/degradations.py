@@ -6,14 +6,16 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/03_synth/degradations.html.md"
 
 # %% auto #0
 __all__ = ['DEGRADATIONS', 'BUILT_IN_DEGRADATIONS', 'Field', 'degradation', 'defocus', 'motion', 'dark', 'over_exposed',
-           'uneven_light', 'haze', 'low_contrast', 'noise', 'to_uint8', 'jpeg', 'flash_arc', 'artefact',
-           'random_region', 'Degraded', 'degrade']
+           'uneven_light', 'haze', 'low_contrast', 'noise', 'jpeg', 'flash_arc', 'artefact', 'random_region',
+           'Degraded', 'degrade']
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #fe8c2535
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from numpy import float32, ndarray
+from numpy.random import Generator
 import cv2
 import numpy as np
 from ..core.errors import SynthError
@@ -21,27 +23,36 @@ from ..core.registry import Registry
 from ..photos.field_of_view import fov_mask
 from .vessels import path_normals, seeded
 from .background import mottle, smoothstep
-from .retina import fill_path, path_sides
+from .retina import fill_path, path_sides, to_uint8
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #2443f249
 @dataclass(frozen=True)
 class Field:
     "The field of view as the degradations see it."
-    fov:np.ndarray # (H,W), bool
+    fov:ndarray # (H,W), bool
     diameter:float # pixels
-    x:np.ndarray # (1,W), from the centre to the right, in radii
-    y:np.ndarray # (H,1), and down
+    x:ndarray # (1,W), from the centre to the right, in radii
+    y:ndarray # (H,1), and down
 
     @classmethod
     def of(cls,
-        fov:np.ndarray, # mask, (H,W), bool
+        fov:ndarray, # mask, (H,W), bool
     )->'Field': # its centre is the origin
         "Measure centre and diameter from the extent of a mask."
         (top, bottom), (left, right) = (np.flatnonzero(fov.any(axis))[[0, -1]] for axis in (1, 0))
         diameter = float(max(right - left, bottom - top) + 1)
-        x, y = np.arange(fov.shape[1]) - (left + right) / 2, np.arange(fov.shape[0]) - (top + bottom) / 2
-        x, y = (2 * x / diameter).astype(np.float32), (2 * y / diameter).astype(np.float32)
-        return cls(fov, diameter, x[None], y[:, None])
+        y, x = np.ogrid[:fov.shape[0], :fov.shape[1]]
+        x, y = 2 * (x - (left + right) / 2) / diameter, 2 * (y - (top + bottom) / 2) / diameter
+        return cls(fov, diameter, x.astype(float32), y.astype(float32))
+
+    def disc(self,
+        radius:float, # in radii of the field
+        angle:float, # where it lies, radians
+        out:float, # and how far from the centre, in radii of the field
+    )->ndarray: # (H,W), bool
+        "Draw what of a disc lies in the field of view."
+        x, y = self.x - float32(out * np.cos(angle)), self.y - float32(out * np.sin(angle))
+        return (np.hypot(x, y) < radius) & self.fov
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #8d9acd6a
 DEGRADATIONS = Registry('degradation', SynthError) # name: function
@@ -57,53 +68,56 @@ def degradation(
     return keep
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #d59177a9
-def _filter(picture, field, kernel):
+def _inside(picture, field, blur):
     "Blur only what is in the field of view, as if its edge were not there."
-    inside = field.fov.astype(np.float32)
-    weight = cv2.filter2D(inside, -1, kernel)
-    return cv2.filter2D(picture * inside[..., None], -1, kernel) / np.maximum(weight, 1e-3)[..., None]
+    inside = field.fov.astype(float32)
+    return blur(picture * inside[..., None]) / np.maximum(blur(inside), 1e-3)[..., None]
+
+def _filter(picture, field, kernel):
+    "Blur within the field of view by a kernel, whatever its sum."
+    return _inside(picture, field, lambda a: cv2.filter2D(a, -1, kernel / kernel.sum()))
 
 def _low(picture, field, share):
     "Blur within the field of view by a Gaussian, `share` of a diameter wide; the result has 96 px a diameter."
-    small, inside = 96 / field.diameter, field.fov.astype(np.float32)
-    low, weight = (cv2.resize(a, None, fx=small, fy=small, interpolation=cv2.INTER_AREA)
-                   for a in (picture * inside[..., None], inside))
-    low, weight = (cv2.GaussianBlur(a, (0, 0), 96 * share) for a in (low, weight))
-    return low / np.maximum(weight, 1e-3)[..., None]
+    small = 96 / field.diameter
+    def blur(a):
+        reduced = cv2.resize(a, None, fx=small, fy=small, interpolation=cv2.INTER_AREA)
+        return cv2.GaussianBlur(reduced, (0, 0), 96 * share)
+    return _inside(picture, field, blur)
 
 def _soft(picture, field, share):
     "Blur in the same way, at full size."
-    return cv2.resize(_low(picture, field, share), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(_low(picture, field, share), picture.shape[1::-1])
 
 def _offsets(reach):
     "Return the x and y of a kernel's pixels, from its middle."
-    g = np.arange(-int(np.ceil(reach)) - 1, int(np.ceil(reach)) + 2, dtype=np.float32)
+    g = np.arange(-int(np.ceil(reach)) - 1, int(np.ceil(reach)) + 2, dtype=float32)
     return np.meshgrid(g, g)
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #262974b6
 @degradation('defocus')
-def defocus(picture:np.ndarray, field:Field, severity:float, rng:np.random.Generator)->tuple: # changed, where
+def defocus(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Spread each point to a disc, up to 6 % of the diameter wide."
     radius = .03 * field.diameter * severity**1.3
     kernel = np.clip(radius + .5 - np.hypot(*_offsets(radius)), 0, 1)
-    return _filter(picture, field, kernel / kernel.sum()), None
+    return _filter(picture, field, kernel), None
 
 @degradation('motion')
-def motion(picture:np.ndarray, field:Field, severity:float, rng:np.random.Generator)->tuple: # changed, where
+def motion(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Draw each point out to a line, up to 12 % of the diameter long, at a random angle."
     half, angle = .06 * field.diameter * severity**1.4, rng.uniform(0, np.pi)
     x, y = _offsets(half)
-    along = (x * np.cos(angle) + y * np.sin(angle)).astype(np.float32)
-    across = (y * np.cos(angle) - x * np.sin(angle)).astype(np.float32)
+    along = (x * np.cos(angle) + y * np.sin(angle)).astype(float32)
+    across = (y * np.cos(angle) - x * np.sin(angle)).astype(float32)
     kernel = np.clip(half + .5 - np.abs(along), 0, 1) * np.clip(1 - np.abs(across), 0, 1)
-    return _filter(picture, field, kernel / kernel.sum()), None
+    return _filter(picture, field, kernel), None
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #d73ada0e
 def _grain(picture, field, rng):
     "Draw noise of deviation about 1 whose grain is 1/400 of the diameter."
     h, w = (max(2, round(400 * n / field.diameter)) for n in picture.shape[:2])
     way = cv2.INTER_AREA if h > picture.shape[0] else cv2.INTER_LINEAR
-    return cv2.resize(rng.standard_normal((h, w, 3), np.float32), picture.shape[1::-1], interpolation=way)
+    return cv2.resize(rng.standard_normal((h, w, 3), float32), picture.shape[1::-1], interpolation=way)
 
 def _black(picture, field):
     "Return what the camera writes where there is no light: the border's grey."
@@ -112,59 +126,53 @@ def _black(picture, field):
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #5f462070
 @degradation('dark')
-def dark(picture:np.ndarray, field:Field, severity:float, rng:np.random.Generator)->tuple: # changed, where
+def dark(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Take light away: at 1 less than a hundredth of it arrives, and what does is noisy."
     black = _black(picture, field)
     left = (picture - black) * (1 - .995 * severity)**1.5
     return black + left + .012 * severity * _grain(picture, field, rng), None
 
 @degradation('over_exposed')
-def over_exposed(picture:np.ndarray, field:Field, severity:float, rng:np.random.Generator)->tuple: # changed, where
+def over_exposed(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Add too much light: channels saturate one after the other, and spill over their surroundings."
     level = max(.1, float(picture[field.fov].mean()))
     lit = np.minimum(picture * (1 + 2.4 / level * severity**2), 1.3)
     return lit + .25 * severity * (_soft(lit, field, .03) - lit), None
 
 @degradation('uneven_light')
-def uneven_light(picture:np.ndarray, field:Field, severity:float, rng:np.random.Generator)->tuple: # changed, where
+def uneven_light(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Let a shadow creep in from one side, as from a decentred or too small pupil."
     angle = rng.uniform(0, 2 * np.pi)
-    side = field.x * np.cos(angle).astype(np.float32) + field.y * np.sin(angle).astype(np.float32)
+    side = field.x * np.cos(angle).astype(float32) + field.y * np.sin(angle).astype(float32)
     shadow = smoothstep((side - 1 + 2.6 * severity**.8) / .9)
     depth = min(.98, .45 + .65 * severity) * shadow
     return picture + (_black(picture, field) - picture) * depth[..., None], shadow
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #184eb902
 @degradation('haze')
-def haze(picture:np.ndarray, field:Field, severity:float, rng:np.random.Generator)->tuple: # changed, where
+def haze(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Cloud the lens: attenuate the picture, and add scattered light of its own mean colour, paler."
     cloud = cv2.resize(mottle((24, 24), [3], rng), picture.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     clear = 1 - np.clip(.97 * severity * (1 + .12 * cloud * (1 - severity)), 0, 1)[..., None]
-    colour = .45 * picture[field.fov].mean(0) + np.array([.33, .32, .30], np.float32)
+    colour = .45 * picture[field.fov].mean(0) + np.array([.33, .32, .30], float32)
     scattered = picture + .8 * severity * (_soft(picture, field, .02) - picture)
     return scattered * clear + colour * (1 - clear), None
 
 @degradation('low_contrast')
-def low_contrast(picture:np.ndarray, field:Field, severity:float, rng:np.random.Generator)->tuple: # changed, where
+def low_contrast(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Shrink detail towards its surroundings, and colour towards grey."
     base = _soft(picture, field, .10)
     grey = base.mean(-1, keepdims=True)
     return base + .45 * severity * (grey - base) + (picture - base) * (1 - .98 * severity)**1.5, None
 
 @degradation('noise', border=True)
-def noise(picture:np.ndarray, field:Field, severity:float, rng:np.random.Generator)->tuple: # changed, where
+def noise(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Add the grain of an amplified sensor, in every channel."
     return picture + .6 * severity**2 * _grain(picture, field, rng), None
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #21aac564
-def to_uint8(
-    picture:np.ndarray, # any shape, 0-1; what lies outside is clipped
-)->np.ndarray: # the same shape, uint8
-    "Round a picture to 8 bits."
-    return (picture.clip(0, 1) * 255 + .5).astype(np.uint8)
-
 @degradation('jpeg', border=True)
-def jpeg(picture:np.ndarray, field:Field, severity:float, rng:np.random.Generator)->tuple: # changed, where
+def jpeg(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Save a picture too small and compress it too hard: blocks, and colours in patches."
     small = 700**(1 - severity) * 110**severity / field.diameter
     way, back = (cv2.INTER_AREA, cv2.INTER_LINEAR) if small < 1 else (cv2.INTER_LINEAR, cv2.INTER_AREA)
@@ -172,17 +180,17 @@ def jpeg(picture:np.ndarray, field:Field, severity:float, rng:np.random.Generato
     quality = round(80 * (1 - severity)**3 + 7)
     coded = cv2.imencode('.jpg', low[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     low = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[..., ::-1]
-    return cv2.resize(low, picture.shape[1::-1], interpolation=back).astype(np.float32) / 255, None
+    return cv2.resize(low, picture.shape[1::-1], interpolation=back).astype(float32) / 255, None
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #a6384731
 @degradation('flash_arc')
-def flash_arc(picture:np.ndarray, field:Field, severity:float, rng:np.random.Generator)->tuple: # changed, where
+def flash_arc(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Lay a bright crescent on one edge of the field, whitish or a little blue or orange."
     angle, depth = rng.uniform(0, 2 * np.pi), 2.2 * severity
     away = .5 + .5 * severity # how far the crescent's centre lies behind the field's
-    r = np.hypot(field.x + away * np.float32(np.cos(angle)), field.y + away * np.float32(np.sin(angle)))
+    r = np.hypot(field.x + away * float32(np.cos(angle)), field.y + away * float32(np.sin(angle)))
     arc = smoothstep((r - 1 - away + depth) / (.75 * depth + .08))
-    colour = np.array([1, .97, .90], np.float32) + rng.uniform(-.12, .12) * np.array([1, .1, -1], np.float32)
+    colour = np.array([1, .97, .90], float32) + rng.uniform(-.12, .12) * np.array([1, .1, -1], float32)
     return picture + (1.05 * colour - picture) * (arc * min(1, .3 + .9 * severity))[..., None], arc
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #26eddfe0
@@ -193,12 +201,12 @@ def _arriving(severity, most):
 def _unsquare(square, field):
     "Move the square around the circle, 256 px, to the picture."
     radius, column, row = field.diameter / 256, int(np.abs(field.x[0]).argmin()), int(np.abs(field.y[:, 0]).argmin())
-    to_picture = np.array([[radius, 0, column - 128 * radius], [0, radius, row - 128 * radius]], np.float32)
+    to_picture = np.array([[radius, 0, column - 128 * radius], [0, radius, row - 128 * radius]], float32)
     return cv2.warpAffine(square, to_picture, field.fov.shape[::-1]) * field.fov
 
 def _lashes(field, severity, rng):
     "Draw the coverage by eyelashes that fan out from the lid, and by the lid's shadow, 0-1, (H,W)."
-    cover, grid, lid = np.zeros((256, 256), np.float32), np.linspace(0, 1, 24), rng.choice([-1, 1])
+    cover, grid, lid = np.zeros((256, 256), float32), np.linspace(0, 1, 24), rng.choice([-1, 1])
     start, bend, lean = rng.uniform(-.9, .9, 28), rng.normal(.12, .12, 28), rng.normal(0, .12, 28)
     for k, strength in _arriving(severity, 28):
         reach = (.3 + 1.1 * severity) * rng.uniform(.7, 1.1)
@@ -206,16 +214,16 @@ def _lashes(field, severity, rng):
         path = np.stack([sideways, lid * (1.03 - reach * grid)], 1)
         lash = np.zeros_like(cover)
         sides = path_sides(path * 64 + 64, path_normals(path), (1.6 + 4.5 * severity) * (1.15 - grid))
-        fill_path(lash, sides, 0, None, strength)
+        fill_path(lash, sides, strength)
         cover = np.maximum(cover, lash)
-    down = lid * np.linspace(-1, 1, 256, dtype=np.float32)
+    down = lid * np.linspace(-1, 1, 256, dtype=float32)
     shadow = smoothstep((down - 1.05 + 2.2 * severity**1.4) / .7)[:, None]
     return _unsquare(np.maximum(cv2.GaussianBlur(cover, (0, 0), 1.5 + 2 * severity), shadow), field)
 
 def _dust(field, severity, rng):
     "Draw the coverage by spots, 0-1, (H,W)."
-    g, cover = np.linspace(-1, 1, 256, dtype=np.float32), np.zeros((256, 256), np.float32)
-    at, size = rng.uniform(-.75, .75, (24, 2)).astype(np.float32), rng.uniform(.04, .12, 24)
+    g, cover = np.linspace(-1, 1, 256, dtype=float32), np.zeros((256, 256), float32)
+    at, size = rng.uniform(-.75, .75, (24, 2)).astype(float32), rng.uniform(.04, .12, 24)
     for k, strength in _arriving(severity, 24):
         radius = float(size[k] * (1.1 + 3.4 * severity**1.5))
         distance = np.hypot(g[None] - at[k, 0], g[:, None] - at[k, 1])
@@ -224,12 +232,12 @@ def _dust(field, severity, rng):
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #cdbdf84e
 @degradation('artefact')
-def artefact(picture:np.ndarray, field:Field, severity:float, rng:np.random.Generator)->tuple: # changed, where
+def artefact(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Lay eyelashes or dust on a picture: dark streaks from above or below, or pale spots; more with severity."
     if rng.random() < .5: draw, colour, strength = _lashes, [.05, .03, .03], .95
     else: draw, colour, strength = _dust, [.95, .92, .85], .8
     where = draw(field, severity, rng)
-    return picture + (np.array(colour, np.float32) - picture) * (where * strength)[..., None], where
+    return picture + (np.array(colour, float32) - picture) * (where * strength)[..., None], where
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #ec586c4d
 BUILT_IN_DEGRADATIONS = tuple(DEGRADATIONS) # a further one here needs another `SET_VERSION`
@@ -237,12 +245,10 @@ BUILT_IN_DEGRADATIONS = tuple(DEGRADATIONS) # a further one here needs another `
 # %% ../../nbs/03_synth/04_degradations.ipynb #3c405cea
 def random_region(
     field:Field, # where the field of view is
-    rng:np.random.Generator, # chance
-)->np.ndarray: # (H,W), bool
+    rng:Generator, # chance
+)->ndarray: # (H,W), bool
     "Draw a disc inside the field of view, a quarter to two fifths of its diameter wide."
-    radius, angle, out = rng.uniform(.25, .42), rng.uniform(0, 2 * np.pi), rng.uniform(0, .5)
-    x, y = field.x - np.float32(out * np.cos(angle)), field.y - np.float32(out * np.sin(angle))
-    return (np.hypot(x, y) < radius) & field.fov
+    return field.disc(rng.uniform(.25, .42), rng.uniform(0, 2 * np.pi), rng.uniform(0, .5))
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #d8f8e559
 def _fade_in(region, field):
@@ -254,7 +260,7 @@ def _follow_edge(changed, picture, field):
     "Give what light there is outside the field the change of its neighbours inside."
     before, after, black = _low(picture, field, .02), _low(changed, field, .02), _black(picture, field)
     ratio = np.clip((after - black) / np.maximum(before - black, .02), 0, 3)
-    ratio = cv2.resize(ratio, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    ratio = cv2.resize(ratio, picture.shape[1::-1])
     reach = 2 * max(1, round(.02 * field.diameter)) + 1
     ring = (cv2.dilate(field.fov.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0) & ~field.fov
     out = np.where(field.fov[..., None], changed, picture)
@@ -274,11 +280,11 @@ def _within(changed, picture, field, where, region):
     return picture + (changed - picture) * weight[..., None], (weight > 0) & (True if where is None else where > 0)
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #4d892651
-def _describe(a): return f'{a.dtype} {a.shape}' if isinstance(a, np.ndarray) else type(a).__name__
+def _describe(a): return f'{a.dtype} {a.shape}' if isinstance(a, ndarray) else type(a).__name__
 
 def _check(rgb, severity):
     "Raise a SynthError for what is no photograph or no severity."
-    if not (isinstance(rgb, np.ndarray) and rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3):
+    if not (isinstance(rgb, ndarray) and rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3):
         raise SynthError(f'the photograph is {_describe(rgb)}, but a uint8 array (H,W,3) is needed: '
                          'read files with open_photo')
     if not 0 <= severity <= 1:
@@ -286,7 +292,7 @@ def _check(rgb, severity):
 
 def _check_mask(mask, rgb, what):
     "Return a mask; raise a SynthError for one that is empty or not of the photograph's size."
-    if not (isinstance(mask, np.ndarray) and mask.dtype == bool and mask.shape == rgb.shape[:2]):
+    if not (isinstance(mask, ndarray) and mask.dtype == bool and mask.shape == rgb.shape[:2]):
         also = ", or the word 'random'" if what == 'region' else ''
         raise SynthError(f'{what} is {mask!r:.40}, {_describe(mask)}: a bool array {rgb.shape[:2]} is needed{also}')
     if not mask.any(): raise SynthError(f'{what} is empty: no pixel of it is True')
@@ -296,18 +302,18 @@ def _check_mask(mask, rgb, what):
 @dataclass(frozen=True)
 class Degraded:
     "A spoilt photograph and the cause's place; unpacks as `rgb, mask`."
-    rgb:np.ndarray # (H,W,3), uint8
-    mask:np.ndarray # (H,W), bool: what may have changed; all else is equal to the bit
+    rgb:ndarray # (H,W,3), uint8
+    mask:ndarray # (H,W), bool: what may have changed; all else is equal to the bit
 
     def __iter__(self): return iter((self.rgb, self.mask))
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #d2369ca3
 def degrade(
-    rgb:np.ndarray, # a photograph, (H,W,3), uint8
+    rgb:ndarray, # a photograph, (H,W,3), uint8
     kind:str, # a name in `DEGRADATIONS`
     severity:float, # 0: unchanged, 1: certainly useless
-    region:np.ndarray|str|None=None, # (H,W) bool, 'random', or None: everywhere
-    fov:np.ndarray|None=None, # field of view, (H,W) bool; None: found by `fov_mask`
+    region:ndarray|str|None=None, # (H,W) bool, 'random', or None: everywhere
+    fov:ndarray|None=None, # field of view, (H,W) bool; None: found by `fov_mask`
     seed:int=0, # chance: angle, place, grain
 )->Degraded: # photograph and mask
     "Spoil a photograph by a known cause. Same arguments, same pixels."
@@ -317,8 +323,8 @@ def degrade(
     field = Field.of(_check_mask(fov_mask(rgb) if fov is None else fov, rgb, 'fov'))
     if isinstance(region, str) and region == 'random': region = random_region(field, seeded('region', seed))
     if region is not None: _check_mask(region, rgb, 'region')
-    picture = rgb.astype(np.float32) / 255
+    picture = rgb.astype(float32) / 255
     changed, where = change(picture, field, severity, seeded(kind, seed))
-    if region is None: changed, mask = _everywhere(changed, picture, field, where, getattr(change, 'border', False))
+    if region is None: changed, mask = _everywhere(changed, picture, field, where, change.border)
     else: changed, mask = _within(changed, picture, field, where, region)
     return Degraded(np.where(mask[..., None], to_uint8(changed), rgb), mask)

@@ -6,14 +6,17 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/03_synth/retina.html.md"""
 
 # %% auto #0
 __all__ = ['CAMERAS', 'Camera', 'field_distance', 'View', 'path_sides', 'fill_path', 'draw_vessels', 'add_vessels', 'light_up',
-           'expose', 'SyntheticPhoto', 'draw_retina']
+           'to_uint8', 'expose', 'SyntheticPhoto', 'draw_retina']
 
 # %% ../../nbs/03_synth/03_retina.ipynb #1afbef81
 from dataclasses import dataclass
 
+from numpy import float32, ndarray
+from numpy.random import Generator
 import cv2
 import numpy as np
 from ..core.errors import SynthError
+from ..photos.field_of_view import cut_window
 from .vessels import Person, draw_person, grow_vessels, path_normals, seeded
 from .background import MIDDLE, bell, on_plane, paint_retina, smoothstep, tint
 
@@ -55,11 +58,11 @@ def _tab(x, y, shape):
     return np.maximum.reduce([across - .05, out - 1.07 - .6 * across, .93 - out, -across - .08])
 
 def field_distance(
-    x:np.ndarray, # from the circle's centre to the right, in radii
-    y:np.ndarray, # and down
+    x:ndarray, # from the circle's centre to the right, in radii
+    y:ndarray, # and down
     camera:Camera, # shape of the field
     tab:bool|None=None, # draw the tab? None: as the camera does
-)->np.ndarray: # radii, negative inside
+)->ndarray: # radii, negative inside
     "Compute the signed distance to the edge of the field of view."
     distance = np.hypot(x, y) - 1
     if tab or (tab is None and camera.tab): distance = np.minimum(distance, _tab(x, y, camera.tab or 'square'))
@@ -78,45 +81,43 @@ class View:
     @property
     def size(self)->int: return round(1.08 * self.diameter) # of the square, pixels
 
-    def matrix(self)->np.ndarray: # (2,2)
+    def matrix(self)->ndarray: # (2,2)
         "Return the matrix that turns degrees into pixels."
         c, s = np.cos(self.tilt), np.sin(self.tilt)
         return self.scale * np.diag([1 if self.eye == 'left' else -1, -1]) @ np.array([[c, -s], [s, c]])
 
     def pixels(self,
-        points:np.ndarray|tuple|list, # (...,2), degrees
-    )->np.ndarray: # (...,2), pixels
+        points:ndarray|tuple|list, # (...,2), degrees
+    )->ndarray: # (...,2), pixels
         "Return where points of the retina lie in the picture."
         return (np.asarray(points) - self.centre) @ self.matrix().T + self.size / 2 - .5
 
     def look(self,
-        plane:np.ndarray, # (PLANE,PLANE,3)
-    )->np.ndarray: # (size,size,3)
+        plane:ndarray, # (PLANE,PLANE,3)
+    )->ndarray: # (size,size,3)
         "Return what of a painted plane lies in the picture."
-        corners = np.array([MIDDLE, np.add(MIDDLE, (10, 0)), np.add(MIDDLE, (0, 10))], np.float32)
-        from_plane = np.array([on_plane(corner) for corner in corners], np.float32)
-        to_picture = cv2.getAffineTransform(from_plane, self.pixels(corners).astype(np.float32))
+        corners = np.array([MIDDLE, np.add(MIDDLE, (10, 0)), np.add(MIDDLE, (0, 10))], float32)
+        from_plane = np.array([on_plane(corner) for corner in corners], float32)
+        to_picture = cv2.getAffineTransform(from_plane, self.pixels(corners).astype(float32))
         return cv2.warpAffine(plane, to_picture, (self.size, self.size), borderMode=cv2.BORDER_REFLECT)
 
 # %% ../../nbs/03_synth/03_retina.ipynb #12cedcd8
 def path_sides(
-    points:np.ndarray, # (n,2), pixels
-    normals:np.ndarray, # (n,2), from `path_normals`
-    width:np.ndarray, # (n,), pixels
-)->list: # left and right, (n,2) each, in the units of `fill_path`: 1/16 px at twice the size
+    points:ndarray, # (n,2), pixels
+    normals:ndarray, # (n,2), from `path_normals`
+    width:ndarray, # (n,), pixels
+)->ndarray: # left and right, (2,n,2), in the units of `fill_path`: 1/16 px at twice the size
     "Compute both sides of paths of a given width."
-    return [np.round((points + sign * normals * (width / 2)[:, None]) * 32 + 8).astype(np.int32) for sign in (1, -1)]
+    half = normals * (width / 2)[:, None]
+    return np.round(np.stack([points + half, points - half]) * 32 + 8).astype(np.int32)
 
 def fill_path(
-    layer:np.ndarray, # (2*H,2*W), drawn on
-    sides:list, # from `path_sides`
-    first:int, # index of the path's first point
-    stop:int|None, # and of the point after its last
+    layer:ndarray, # (2*H,2*W), drawn on
+    sides:ndarray, # (2,n,2), from `path_sides`
     value:float, # to fill with
 )->None:
     "Fill the area between the two sides of a path."
-    outline = np.concatenate([sides[0][first:stop], sides[1][first:stop][::-1]])
-    cv2.fillPoly(layer, [outline], value, cv2.LINE_AA, 4)
+    cv2.fillPoly(layer, [np.concatenate([sides[0], sides[1][::-1]])], value, cv2.LINE_AA, 4)
 
 # %% ../../nbs/03_synth/03_retina.ipynb #95e17bc3
 def draw_vessels(
@@ -137,18 +138,18 @@ def draw_vessels(
         if not seen[a:b].any(): continue
         mean = v.width.mean()
         strength = min(.22 + 2.8 * mean, 1) * min(1, 1.6 * mean * view.scale)
-        fill_path(layers[0 if v.vein else 1], body, a, b, 255 * strength)
-        if mean > .09: fill_path(layers[2], middle, a, b, 60 if v.vein else 210)
+        fill_path(layers[0 if v.vein else 1], body[:, a:b], 255 * strength)
+        if mean > .09: fill_path(layers[2], middle[:, a:b], 60 if v.vein else 210)
     small = [cv2.resize(layer, (view.size,) * 2, interpolation=cv2.INTER_AREA) for layer in layers]
-    return [cv2.GaussianBlur(layer, (0, 0), max(.4, .03 * view.scale)).astype(np.float32) / 255 for layer in small]
+    return [cv2.GaussianBlur(layer, (0, 0), max(.4, .03 * view.scale)).astype(float32) / 255 for layer in small]
 
 # %% ../../nbs/03_synth/03_retina.ipynb #8376ef53
 def add_vessels(
-    picture:np.ndarray, # (size,size,3), RGB 0-1, changed in place
+    picture:ndarray, # (size,size,3), RGB 0-1, changed in place
     person:Person, # strength of the reflex
     eye_vessels:tuple, # `Vessel`s
     view:View, # where the camera looks
-)->np.ndarray: # the same picture
+)->ndarray: # the same picture
     "Lay vessels on a picture of the background."
     veins, arteries, reflex = draw_vessels(eye_vessels, view)
     picture *= (1 - tint(arteries, .12, .50, .40)) * (1 - tint(veins, .31, .62, .46))
@@ -161,64 +162,63 @@ def _foveal_reflex(picture, person, view):
     (fx, fy), half = view.pixels(person.fovea), int(3.5 * view.scale)
     window = tuple(slice(max(0, int(f) - half), max(0, int(f) + half)) for f in (fy, fx))
     row, column = np.ogrid[window]
-    r = np.hypot(row - fy, column - fx).astype(np.float32) / view.scale
+    r = np.hypot(row - fy, column - fx).astype(float32) / view.scale
     spot, ring = bell(r, 0, .15), bell(r - 2.3, 0, .25)
     picture[window] += tint(person.reflex * (.26 * spot + .045 * ring), 1, .9, .7)
     return picture
 
 # %% ../../nbs/03_synth/03_retina.ipynb #e3512f2d
 def light_up(
-    picture:np.ndarray, # (size,size,3), RGB 0-1
+    picture:ndarray, # (size,size,3), RGB 0-1
     camera:Camera, # rim and colour cast
     person:Person, # foveal reflex
     view:View, # where the fovea is
-    rng:np.random.Generator, # chance
-)->np.ndarray: # (size,size,3)
+    rng:Generator, # chance
+)->ndarray: # (size,size,3)
     "Light a picture by the flash of one exposure: fall-off, tilt, reflex of the fovea, rim, veil."
-    g = 1.08 * np.linspace(-1, 1, 96, dtype=np.float32)
+    g = 1.08 * np.linspace(-1, 1, 96, dtype=float32)
     x, y = np.meshgrid(g, g)
     rr, a = x * x + y * y, rng.uniform(0, 2 * np.pi)
     fall = rng.uniform(.9, 1.12) * (
         1 - rng.uniform(.15, .4) * rr + rng.uniform(0, .16) * (np.cos(a) * x + np.sin(a) * y))
     side = .6 + .4 * (np.cos(a + 2) * x + np.sin(a + 2) * y)
     rim = camera.rim * rng.uniform(.4, 1) * smoothstep((np.sqrt(rr) - .78) / .25) * side
-    gain, veil = (cv2.resize(np.asarray(f, np.float32), (view.size,) * 2, interpolation=cv2.INTER_LINEAR)
+    gain, veil = (cv2.resize(np.asarray(f, float32), (view.size,) * 2)
                   for f in (fall, rim))
     lit = picture * gain[..., None] + tint(veil, .20, .27, .25) + rng.uniform(0, .04)
-    return _foveal_reflex(lit * np.array(camera.gains, np.float32), person, view)
+    return _foveal_reflex(lit * np.array(camera.gains, float32), person, view)
 
 # %% ../../nbs/03_synth/03_retina.ipynb #5d044bea
-def _place(square, shape):
-    "Lay a square on the middle of a picture; what reaches beyond is lost."
-    (h, w), size = shape, len(square)
-    dy, dx = (h - size) // 2, (w - size) // 2
-    out = np.zeros((h, w, *square.shape[2:]), square.dtype)
-    out[max(dy, 0):dy + size, max(dx, 0):dx + size] = square[max(-dy, 0):h - dy, max(-dx, 0):w - dx]
-    return out
+def to_uint8(
+    picture:ndarray, # any shape, 0-1; what lies outside is clipped
+)->ndarray: # the same shape, uint8
+    "Round a picture to 8 bits."
+    return (picture.clip(0, 1) * 255 + .5).astype(np.uint8)
 
 def expose(
-    picture:np.ndarray, # (size,size,3), RGB 0-1
-    distance:np.ndarray, # (size,size), to the edge of the field, radii
+    picture:ndarray, # (size,size,3), RGB 0-1
+    distance:ndarray, # (size,size), to the edge of the field, radii
     diameter:int, # of the field, pixels
     camera:Camera, # edge, border, blur
-    rng:np.random.Generator, # chance
+    rng:Generator, # chance
 )->tuple: # photograph (H,W,3), uint8, and field of view (H,W), bool
     "Add the blur of the lens, the field's edge, the border around it, and the sensor's noise."
-    seen:np.ndarray = cv2.GaussianBlur(picture, (0, 0), max(.35, camera.blur * diameter))
+    seen:ndarray = cv2.GaussianBlur(picture, (0, 0), max(.35, camera.blur * diameter))
     seen[..., 2] = cv2.GaussianBlur(seen[..., 2], (0, 0), .6 + .0012 * diameter)
     seen *= np.clip(.5 - distance / max(2 * camera.edge, 2 / diameter), 0, 1)[..., None]
-    shape = round(camera.height * diameter), round(camera.width * diameter)
-    canvas = _place(seen, shape) + np.float32(camera.black / 255)
-    grain = rng.standard_normal(canvas.shape[:2], np.float32)[..., None] * np.array([.8, .8, 1.2], np.float32)
+    height, width = round(camera.height * diameter), round(camera.width * diameter)
+    left, top = -((width - len(seen)) // 2), -((height - len(seen)) // 2)
+    canvas = cut_window(seen, left, top, width, height) + float32(camera.black / 255)
+    grain = rng.standard_normal(canvas.shape[:2], float32)[..., None] * np.array([.8, .8, 1.2], float32)
     canvas += grain * (.002 + .011 * np.sqrt(canvas.clip(0)))
-    return (canvas.clip(0, 1) * 255 + .5).astype(np.uint8), _place(distance < 0, shape)
+    return to_uint8(canvas), cut_window(distance < 0, left, top, width, height)
 
 # %% ../../nbs/03_synth/03_retina.ipynb #a8bb40aa
 @dataclass(frozen=True)
 class SyntheticPhoto:
     "A drawn photograph, and the truth about it; places are (x, y) in pixels."
-    rgb:np.ndarray # (H,W,3), uint8
-    fov:np.ndarray # (H,W), bool, the exact field of view
+    rgb:ndarray # (H,W,3), uint8
+    fov:ndarray # (H,W), bool, the exact field of view
     eye:str # left or right
     camera:str # a key of `CAMERAS`
     disc:tuple # centre of the optic disc
@@ -265,7 +265,7 @@ def draw_retina(
     person, style = draw_person(patient), CAMERAS[name]
     view = _aim(person, eye, size, style.field, habits.uniform(.6, 1), rng)
     picture = add_vessels(view.look(paint_retina(patient, eye)), person, grow_vessels(patient, eye), view)
-    g = 2 * (np.arange(view.size, dtype=np.float32) - view.size / 2 + .5) / size
+    g = 2 * (np.arange(view.size, dtype=float32) - view.size / 2 + .5) / size
     distance = field_distance(g[None], g[:, None], style, tab)
     rgb, fov = expose(light_up(picture, style, person, view, rng), distance, size, style, rng)
     shift = (np.array(rgb.shape[1::-1]) - view.size) // 2

@@ -21,8 +21,8 @@ from ..core.files import write_whole
 from ..core.parallel import map_threads
 from ..photos.photo import cc0_photo, open_photo
 from .vessels import seeded
-from .retina import CAMERAS, draw_retina
-from .degradations import BUILT_IN_DEGRADATIONS, degrade, to_uint8
+from .retina import CAMERAS, draw_retina, to_uint8
+from .degradations import BUILT_IN_DEGRADATIONS, degrade
 
 # %% ../../nbs/03_synth/05_sets.ipynb #9cfd5d72
 BANDS = {'Good': (0., .2), 'Usable': (.18, .54), 'Reject': (.5, 1.)} # class: lowest and highest severity
@@ -33,9 +33,9 @@ def _plan_patient(k, real, size, seed, rng):
     n, name = int(rng.integers(2, 5)), 'cc0' if real else f'p{k:03d}'
     eyes = ['left', 'left', 'left', 'left'] if real else rng.permutation(['left', 'right', 'left', 'right']).tolist()
     camera, diameter = 'cc0' if real else str(rng.choice(list(CAMERAS))), int(size * rng.uniform(.8, 1.2))
-    return pd.DataFrame([{
+    return [{
         'path': f'photos/{name}_{i}_{eye}.jpg', 'patient': name, 'eye': eye, 'camera': camera, 'diameter': diameter,
-        'exposure': 1000 * seed + 10 * k + i, 'person': 1000 * seed + k} for i, eye in enumerate(eyes[:n])])
+        'exposure': 1000 * seed + 10 * k + i, 'person': 1000 * seed + k} for i, eye in enumerate(eyes[:n])]
 
 def _plan_fault(label, rng):
     "Choose the fault that makes the class, and the slight one beside it; half of Good has no fault."
@@ -56,15 +56,13 @@ def plan_set(
         raise SynthError(f'n_patients is {n_patients} and size {size}, '
                          'but 4 or more patients and 80 to 3000 pixels are needed')
     rng = seeded('set', seed)
-    patients = [_plan_patient(k, k == n_patients - 1, size, seed, rng) for k in range(n_patients)]
-    plan = pd.concat(patients, ignore_index=True)
-    n = len(plan)
-    labels = rng.permutation(np.repeat(list(BANDS), [n - 2 * (n // 4), n // 4, n // 4]))
-    faults = pd.DataFrame([_plan_fault(label, rng) for label in labels])
-    plan.insert(1, 'label', labels)
+    rows = [row for k in range(n_patients) for row in _plan_patient(k, k == n_patients - 1, size, seed, rng)]
+    n = len(rows)
+    labels = rng.permutation(np.repeat(list(BANDS), [n - 2 * (n // 4), n // 4, n // 4])).tolist()
+    plan = pd.DataFrame([row | {'label': label} | _plan_fault(label, rng) for row, label in zip(rows, labels)])
     columns = ['path', 'label', 'patient', 'eye', 'kind', 'severity', 'camera',
                'nuisance', 'nuisance_severity', 'diameter', 'exposure', 'person']
-    return pd.concat([plan, faults], axis=1)[columns]
+    return plan[columns]
 
 # %% ../../nbs/03_synth/05_sets.ipynb #246c0681
 def _retake(diameter, seed):

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 import zlib
 
+from numpy import ndarray
+from numpy.random import Generator
 import cv2
 import numpy as np
 
 # %% ../../nbs/03_synth/01_vessels.ipynb #d170eb3b
 def seeded(
     *keys:object, # words and numbers that name the use, e.g. 'vessels', 7, 'left'
-)->np.random.Generator: # the same for the same keys, on any machine
+)->Generator: # the same for the same keys, on any machine
     "Make a random generator that is named by keys."
     return np.random.default_rng([zlib.crc32(str(k).encode()) for k in keys])
 
@@ -72,18 +74,18 @@ TRUNKS:dict[str, tuple[float, list]] = { # name: (width of the vein, knots x, y)
 @dataclass
 class Vessel:
     "A vessel's centre line and calibre."
-    points:np.ndarray # (n,2), degrees
-    width:np.ndarray # (n,), degrees
+    points:ndarray # (n,2), degrees
+    width:ndarray # (n,), degrees
     vein:bool # or artery
 
 # %% ../../nbs/03_synth/01_vessels.ipynb #d93c0626
 _STEP = .3 # between the points of a vessel, degrees
 
 def path_normals(
-    points:np.ndarray, # (n,2), one path, or several in a row
-    first:np.ndarray|int=0, # (n,), index of the first point of the path that each point is on
-    last:np.ndarray|int|None=None, # (n,), index of its last point; None: one path
-)->np.ndarray: # (n,2), unit vectors
+    points:ndarray, # (n,2), one path, or several in a row
+    first:ndarray|int=0, # (n,), index of the first point of the path that each point is on
+    last:ndarray|int|None=None, # (n,), index of its last point; None: one path
+)->ndarray: # (n,2), unit vectors
     "Compute the unit vectors to the left of a path."
     i = np.arange(len(points))
     if last is None: last = len(points) - 1
@@ -110,7 +112,7 @@ def draw_trunk(
     up:int, # 1: upper half of the eye, -1: lower half
     vein:bool, # or artery
     person:Person, # whose
-    rng:np.random.Generator, # chance
+    rng:Generator, # chance
 )->Vessel: # from the disc to beyond the field of view
     "Draw one large vessel: the average course, varied for the person."
     width, course = TRUNKS[name]
@@ -128,7 +130,7 @@ def sprout(
     vessel:Vessel, # parent; its widths fall behind each branch (changed in place)
     spacing:float, # mean distance between branches, degrees
     ratio:float, # mean width of a branch, as a share of its parent's
-    rng:np.random.Generator, # chance
+    rng:Generator, # chance
 )->list: # buds (x, y, heading, width), degrees and radians
     "Choose the branch points of a vessel, on alternating sides, at 38 to 72 degrees."
     buds, points, width, x = [], vessel.points, vessel.width.copy(), EXPONENT[vessel.vein]
@@ -172,11 +174,12 @@ def grow(
     buds:list, # (x, y, heading, width), from `sprout`
     vessels:list, # `Vessel`s of the same kind that are there already: to be avoided
     person:Person, # whose fovea and tortuosity
-    rng:np.random.Generator, # chance
+    rng:Generator, # chance
 )->list: # the new `Vessel`s
     "Grow a generation of branches, all at once, a step at a time."
     maps, fovea = _distance_map(vessels), np.array(person.fovea)
-    p, angle, width = np.array(buds)[:, :2], np.array(buds)[:, 2], np.array(buds)[:, 3]
+    *xy, angle, width = np.array(buds).T
+    p = np.stack(xy, 1)
     inner = _heads_inward(p, angle, fovea)
     width = np.where(inner, np.minimum(width, .15), width)
     reach = np.where(inner, np.linalg.norm(fovea - p, axis=1) - 1.6, np.clip(70 * width, 3, 16))
