@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/06_evaluation/paired.html.md""
 
 # %% auto #0
 __all__ = ['common_photos', 'disagreements', 'share_patients', 'scored_parts', 'match_photos', 'paired', 'auc_within',
-           'run_statistic']
+           'run_statistic', 'run_statistics']
 
 # %% ../../nbs/06_evaluation/10_paired.ipynb #1fbe1219
 from collections.abc import Callable
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PredictionError
-from .confusion import Answers, answers_of, ratio
+from .confusion import Answers, as_answers, ratio
 from .metrics import metric_names, metric_statistic
 from .predictions import classes_of_predictions, scored_part
 from .scores import auc_and_precision, rank
@@ -62,10 +62,10 @@ def share_patients(
     parts:dict[str, pd.DataFrame], # prediction tables of the same photographs in the same order
 )->dict[str, pd.DataFrame]: # the same, each with patients where any knows them
     "Give tables that know no patients (each photograph is one) those of a table that does."
-    unknown = {name: part['patient'].equals(part['path']) for name, part in parts.items()}
-    known = next((part['patient'] for name, part in parts.items() if not unknown[name]), None)
+    def unknown(part): return part['patient'].equals(part['path'])
+    known = next((part['patient'] for part in parts.values() if not unknown(part)), None)
     if known is None: return parts
-    return {name: part.assign(patient=known) if unknown[name] else part for name, part in parts.items()}
+    return {name: part.assign(patient=known) if unknown(part) else part for name, part in parts.items()}
 
 # %% ../../nbs/06_evaluation/10_paired.ipynb #11705861
 def scored_parts(
@@ -145,21 +145,30 @@ def auc_within(
 
 # %% ../../nbs/06_evaluation/10_paired.ipynb #999d7e40
 def run_statistic(
-    part:pd.DataFrame, # prediction table of one training; rows to score
+    part:pd.DataFrame, # rows to score of the prediction table of one training
     group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
-    split:str|list|None=None, # part to score, as for `scored_part`
     fold:str|None='fold', # column with the network that scored a row; None, or no such column: one network
 )->tuple[Callable, list[str], Answers]: # weights (R,G) → metrics (R,m); their names; the scored part
     "Return every metric of one training, with AUCs among the photographs that one network scored."
-    answers = answers_of(part, group, split)
+    answers = as_answers(part, group)
     everything, names = metric_statistic(answers), metric_names(answers.classes)
     if fold not in part: return everything, names, answers
-    within = auc_within(answers, pd.factorize(part[fold])[0])
+    within, there = auc_within(answers, pd.factorize(part[fold])[0]), answers.counts > 0
     columns, macro = [names.index(f'auc_{c}') for c in answers.classes], names.index('macro_auc')
-    there = np.bincount(answers.truth, minlength=len(columns)) > 0
 
     def values(weights):
         found, found_within = everything(weights), within(weights)
         found[:, columns], found[:, macro] = found_within, found_within[:, there].mean(1)
         return found
     return values, names, answers
+
+# %% ../../nbs/06_evaluation/10_paired.ipynb #f9c0be5f
+def run_statistics(
+    tables:dict[str, pd.DataFrame], # prediction tables by name, one or more
+    group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
+    split:str|list|None=None, # part to score, as for `scored_part`
+    common:bool=False, # compare only the photographs that all tables have, with a warning?
+    fold:str|None='fold', # as for `run_statistic`
+)->list[tuple[Callable, list[str], Answers]]: # of `run_statistic`, for each table
+    "Bring several trainings onto the same photographs, and return every metric of each."
+    return [run_statistic(part, group, fold) for part in match_photos(tables, group, split, common).values()]

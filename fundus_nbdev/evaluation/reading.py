@@ -20,7 +20,8 @@ from scipy.special import softmax
 
 from ..core.errors import PredictionError
 from ..data.folders import SPLITS, guess_patients
-from .predictions import check_predictions, classes_of_predictions, name_rows
+from .predictions import check_predictions, classes_of_predictions
+from .predictions import as_numbers, name_rows, probability_columns
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #19a76e0b
 CONTRACT_COLUMNS = ('path', 'patient', 'split', 'fold', 'label', 'pred') # beside p_<class>
@@ -123,18 +124,12 @@ def check_values(
     values:str, # what they hold
     negative:str|None, # of two classes the one without a column
 )->None: # nothing
-    "Raise a `PredictionError` for options that don't fit the columns, and for values that are not numbers."
+    "Raise a `PredictionError` for options that don't fit the columns."
     if values not in VALUES: raise PredictionError(f'values={values!r}: expected one of {", ".join(VALUES)}')
-    columns = [f'p_{c}' for c in classes_of_predictions(predictions)]
+    columns = probability_columns(predictions)
     if negative is not None and (len(columns) != 1 or columns == [f'p_{negative}']):
         raise PredictionError(f'negative={negative!r} names, of two classes, the one without a column; '
                               f'the file has {", ".join(columns) or "no column p_<class>"}')
-    if values == 'probabilities' and negative is None: return # the check of the table says what is wrong
-    problems = []
-    for c in columns:
-        wrong = ~np.isfinite(pd.to_numeric(predictions[c], errors='coerce'))
-        problems += name_rows(predictions, wrong, c, predictions[c].to_numpy(), 'expected a number')
-    if problems: raise PredictionError('\n- '.join(['some values are not numbers:', *problems]))
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #13c9bbd8
 def as_probabilities(
@@ -142,17 +137,18 @@ def as_probabilities(
     values:str='probabilities', # what they hold, one of `VALUES`
     negative:str|None=None, # of two classes the one without a column
 )->pd.DataFrame: # the same rows with probabilities, a column for each class
-    "Turn what a file holds into probabilities."
+    "Turn what a file holds into probabilities; raise a `PredictionError` for values that are not numbers."
     check_values(predictions, values, negative)
-    if values == 'probabilities' and negative is None: return predictions
-    columns = [f'p_{c}' for c in classes_of_predictions(predictions)]
-    found = predictions[columns].astype(float)
+    if values == 'probabilities' and negative is None: return predictions # the check of the table says what is wrong
+    found, problems = as_numbers(predictions).astype(float), []
+    for c in found: problems += name_rows(predictions, ~np.isfinite(found[c]), c, 'expected a number')
+    if problems: raise PredictionError('\n- '.join(['some values are not numbers:', *problems]))
     if negative is not None:
-        rest = 0. if values == 'logits' else (100 if values == 'percent' else 1) - found[columns[0]]
-        found.insert(0, f'p_{negative}', rest)
+        whole = 100 if values == 'percent' else 1
+        found.insert(0, f'p_{negative}', 0. if values == 'logits' else whole - found.squeeze(axis=1))
     if values == 'percent': found = found / 100
     if values == 'logits': found[:] = softmax(found.to_numpy(), axis=1)
-    return predictions.drop(columns=columns).assign(**{c: found[c].to_numpy() for c in found})
+    return predictions.drop(columns=probability_columns(predictions)).assign(**found)
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #a76ae9ec
 def patients_in_names(
@@ -171,8 +167,7 @@ def complete_columns(
         predictions = predictions.assign(patient=patients_in_names(predictions['path']))
     classes = classes_of_predictions(predictions)
     if 'pred' in predictions or not classes: return predictions
-    columns = predictions[[f'p_{c}' for c in classes]]
-    found = columns.apply(pd.to_numeric, errors='coerce').fillna(-np.inf).to_numpy(float)
+    found = as_numbers(predictions).fillna(-np.inf).to_numpy(float)
     return predictions.assign(pred=np.array(classes, dtype=object)[found.argmax(1)])
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #6984f627
@@ -181,8 +176,8 @@ def value_hints(
     values:str='probabilities', # how it was read
 )->list[str]: # one line for each option
     "Suggest `decimal` or `values` by what the columns p_<class> hold."
-    text = predictions[[f'p_{c}' for c in classes_of_predictions(predictions)]].astype(str)
-    found = text.apply(pd.to_numeric, errors='coerce').to_numpy(float)
+    text = predictions[probability_columns(predictions)].astype(str)
+    found = as_numbers(text).to_numpy(float)
     outside = ((found < 0) | (found > 1)).any()
     signs = any(text[c].str.endswith('%').any() for c in text)
     one = len(text.columns) == 1
@@ -232,7 +227,7 @@ def read_predictions(
         why = f'not a CSV table in UTF-8 with a line of column names ({error})'
         raise PredictionError(f'{path}: {why}') from error
     if labels: table = name_classes(table, labels)
-    for c in ('fold', *(f'p_{c}' for c in classes_of_predictions(table))):
+    for c in ('fold', *probability_columns(table)):
         if c in table: table[c] = parse_numbers(table[c].str.rstrip('% ') if values == 'percent' else table[c], decimal)
     if 'split' in table: table['split'] = table['split'].map(lambda part: SPLITS.get(part.lower(), part))
     try:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy.special import ndtr
 
 from ..core.errors import PredictionError
-from .bootstrap import estimate
+from .bootstrap import estimate, group_totals
 from .confusion import Answers, answers_of, ratio
 from .curve_figures import class_style
 from .scores import equal_width
@@ -36,7 +36,7 @@ def stated_and_true(
     positive:str|None=None, # a class; None: the answer, whichever class it is
 )->tuple[np.ndarray, np.ndarray]: # stated probability, (n,), and whether it came true, (n,), bool
     "Return what the network said, and what was the case."
-    if positive is None: return answers.probs.max(1), answers.chosen == answers.truth
+    if positive is None: return answers.probs.max(1), answers.right
     if positive not in answers.classes:
         raise PredictionError(f'positive={positive!r}: not among the classes {", ".join(answers.classes)}')
     number = answers.classes.index(positive)
@@ -49,9 +49,7 @@ def sums_by_bin(
     group:np.ndarray, # patient of each photo, (n,), 0…G-1
 )->np.ndarray: # (G,B)
     "Compute what each patient adds to each bin."
-    sums = np.zeros((group.max() + 1, bin_of.max() + 1))
-    np.add.at(sums, (group, bin_of), values)
-    return sums
+    return group_totals(np.eye(bin_of.max() + 1)[bin_of] * values[:, None], group)
 
 # %% ../../nbs/06_evaluation/13_reliability.ipynb #30c2270c
 def exact_ends(
@@ -218,6 +216,6 @@ def calibration_error(
         'p_value': ((1 + (shown >= found).sum()) / (1 + n_draws), np.nan, np.nan),
         'squared_error': squared,
         'rms_error': np.sqrt(squared.clip(lower=0))}
-    table = pd.DataFrame([list(row) for row in rows.values()], index=list(rows), columns=['value', 'low', 'high'])
+    table = pd.DataFrame(rows, ['value', 'low', 'high']).T
     table.attrs = {'n_photos': len(stated), 'n_groups': answers.n_groups, 'n_boot': n_boot, 'n_draws': n_draws}
     return table

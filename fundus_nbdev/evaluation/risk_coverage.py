@@ -17,7 +17,7 @@ from scipy.special import digamma, entr
 
 from ..core.errors import PredictionError
 from .bootstrap import estimate
-from .confusion import Answers, answers_of
+from .confusion import Answers, as_answers
 from .curve_figures import class_style
 from .predictions import probabilities, scored_part
 from .scores import Ranking, rank
@@ -65,8 +65,9 @@ def _surest_first(
     kind:str,
 )->tuple[Answers, np.ndarray, np.ndarray, Ranking]:
     "Return the scored part, which answers are wrong, how sure each is, and their order."
-    answers, sure = answers_of(predictions, group, split), confidence(scored_part(predictions, split), kind)
-    return answers, answers.chosen != answers.truth, sure, rank(sure, np.ones(len(sure), bool))
+    part = scored_part(predictions, split)
+    answers, sure = as_answers(part, group), confidence(part, kind)
+    return answers, ~answers.right, sure, rank(sure, np.ones(len(sure), bool))
 
 # %% ../../nbs/06_evaluation/18_risk_coverage.ipynb #7e15a6d3
 def risk_coverage(

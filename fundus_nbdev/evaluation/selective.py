@@ -154,9 +154,9 @@ def score_answered(
     if len(answered) != len(answers.truth):
         raise PredictionError(f'answered: {len(answered)} values for {len(answers.truth)} scored photographs; '
                               'expected one for each')
-    of_class, right = np.eye(len(answers.classes))[answers.truth], answers.chosen == answers.truth
+    of_class = np.eye(len(answers.classes))[answers.truth]
     said = np.asarray(answered, bool)[:, None] * of_class
-    totals = group_totals(np.concatenate([of_class, said, right[:, None] * said], 1), answers.group)
+    totals = group_totals(np.concatenate([of_class, said, answers.right[:, None] * said], 1), answers.group)
 
     def shares(weights):
         cases, said, right = np.split(weights @ totals, 3, axis=1)

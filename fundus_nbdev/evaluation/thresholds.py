@@ -24,12 +24,7 @@ from ..core.errors import PredictionError
 from .bootstrap import estimate, group_totals
 from .confusion import groups_of, ratio
 from .curve_figures import CLASS_COLOURS
-from fundus_nbdev.evaluation.predictions import (
-    check_predictions,
-    classes_of_predictions,
-    fitting_part,
-    scored_part,
-)
+from .predictions import check_predictions, classes_of_predictions, fitting_part, scored_part
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #5f393192
 def positive_scores(
