@@ -9,7 +9,7 @@ __all__ = ['TAILS', 'draw_groups', 'group_totals', 'in_blocks', 'resample', 'lea
            'spread_ends', 'observed', 'estimate_and_resamples', 'estimate', 'mean_interval']
 
 # %% ../../nbs/06_evaluation/04_bootstrap.ipynb #b4fae344
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import pandas as pd
@@ -129,7 +129,7 @@ def observed(
 # %% ../../nbs/06_evaluation/04_bootstrap.ipynb #e4d50393
 def estimate_and_resamples(
     statistic:Callable, # weights (R,G) int32, how often each group counts → values (R,m), NaN where undefined
-    names:list, # of the m values
+    names:Collection, # of the m values
     n_groups:int, # G
     n_boot:int=2000, # resamples; 0: values without intervals
     seed:int=0, # of the resamples
@@ -145,7 +145,7 @@ def estimate_and_resamples(
         resamples = resample(statistic, n_groups, n_boot, seed)
         bca = bca_ends(value, resamples, leave_out(statistic, n_groups))
         ends = np.where(pd.Index(names).isin(noisy), spread_ends(value, resamples), bca)
-    table = pd.DataFrame({'value': value, 'low': ends[0], 'high': ends[1]}, index=list(names))
+    table = pd.DataFrame({'value': value, 'low': ends[0], 'high': ends[1]}, index=names)
     undefined = {name: int(k) for name, k in zip(names, np.isnan(resamples).sum(0)) if k}
     table.attrs = {'n_groups': n_groups, 'n_boot': n_boot, 'undefined': undefined}
     return table, resamples
@@ -153,7 +153,7 @@ def estimate_and_resamples(
 # %% ../../nbs/06_evaluation/04_bootstrap.ipynb #e2877742
 def estimate(
     statistic:Callable, # weights (R,G) int32, how often each group counts → values (R,m), NaN where undefined
-    names:list, # of the m values
+    names:Collection, # of the m values
     n_groups:int, # G
     n_boot:int=2000, # resamples; 0: values without intervals
     seed:int=0, # of the resamples

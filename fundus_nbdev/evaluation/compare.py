@@ -9,9 +9,9 @@ __all__ = ['bootstrap_p', 'difference_table', 'compare', 'flipped_sums', 'McNema
            'rank_models', 'model_pairs', 'compare_models']
 
 # %% ../../nbs/06_evaluation/11_compare.ipynb #0cc90593
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from itertools import combinations
+from typing import NamedTuple
 from warnings import warn
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..core.errors import PredictionError
 from .bootstrap import estimate, estimate_and_resamples, observed
 from .confusion import as_answers
 from .metrics import METRICS, noisy_metrics
-from .paired import paired, run_statistics
+from .paired import match_photos, run_statistics
 
 # %% ../../nbs/06_evaluation/11_compare.ipynb #7bd79521
 def bootstrap_p(
@@ -38,7 +38,7 @@ def bootstrap_p(
 # %% ../../nbs/06_evaluation/11_compare.ipynb #d1edd0ae
 def difference_table(
     statistic:Callable, # weights (R,G) → differences (R,m), NaN where undefined
-    names:list, # of the m differences
+    names:Collection, # of the m differences
     n_groups:int, # G
     n_boot:int=2000, # resamples; 0: differences without intervals
     seed:int=0, # of the resamples
@@ -83,8 +83,7 @@ def flipped_sums(
     return chances
 
 # %% ../../nbs/06_evaluation/11_compare.ipynb #1ed7e7bd
-@dataclass(frozen=True)
-class McNemar:
+class McNemar(NamedTuple):
     "Who is right more often: counts of photographs, and the exact two-sided p value."
     only_a:int # photographs that only a got right
     only_b:int # photographs that only b got right
@@ -101,7 +100,7 @@ def mcnemar(
     common:bool=False, # compare only the photographs that both have, with a warning?
 )->McNemar: # counts and p
     "Run McNemar's exact test, or its sign-flip form where patients have several photographs."
-    of_a, of_b = (as_answers(part, group) for part in paired(a, b, group, split, common))
+    of_a, of_b = (as_answers(part, group) for part in match_photos({'a': a, 'b': b}, group, split, common).values())
     won = of_a.right.astype(int) - of_b.right
     by_group = np.bincount(of_a.group, won).round().astype(int)
     chances = flipped_sums(abs(by_group))
@@ -188,7 +187,7 @@ def compare_models(
     def differences(weights):
         found = values(weights)
         return found[:, left] - found[:, right]
-    numbers = list(range(len(pairs)))
+    numbers = range(len(pairs))
     noisy = tuple(numbers) if metric in noisy_metrics() else ()
     table = difference_table(differences, numbers, n_groups, n_boot, seed, noisy)
     value = observed(values, n_groups)

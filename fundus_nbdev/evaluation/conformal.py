@@ -32,7 +32,6 @@ def chances(
 def nonconformity(
     predictions:pd.DataFrame, # prediction table; labels are not looked at
     kind:str='lac', # 'lac' or 'aps'
-    seed:int=0, # of the random part of aps
 )->np.ndarray: # (n,C), 0 (conforms) to 1
     "Measure how badly each class of each photograph conforms to the network's probabilities."
     probs = probabilities(predictions)
@@ -41,7 +40,7 @@ def nonconformity(
     order = np.argsort(-probs, axis=1, kind='stable')
     falling, above = np.take_along_axis(probs, order, 1), np.empty_like(probs)
     np.put_along_axis(above, order, np.cumsum(falling, axis=1) - falling, 1)
-    return np.minimum(above + chances(predictions['path'], seed)[:, None] * probs, 1)
+    return np.minimum(above + chances(predictions['path'])[:, None] * probs, 1)
 
 # %% ../../nbs/06_evaluation/20_conformal.ipynb #ad9a7fce
 def fewest_to_conform(
@@ -74,7 +73,6 @@ class Conformal:
     alpha:float # share of sets that may miss the true class, between 0 and 1
     kind:str # of score
     by_class:bool # does the guarantee hold within each class?
-    seed:int # of the random part of aps
     n_photos:int # validation photos it was fitted on
     n_groups:int # and their patients
 
@@ -86,7 +84,7 @@ class Conformal:
         if classes != list(self.thresholds):
             raise PredictionError(f'classes {", ".join(classes)}: expected {", ".join(self.thresholds)}, '
                                   'on which the sets were fitted')
-        fits = nonconformity(predictions, self.kind, self.seed) <= np.array(list(self.thresholds.values()))
+        fits = nonconformity(predictions, self.kind) <= np.array(list(self.thresholds.values()))
         return pd.DataFrame(fits, index=predictions.index, columns=classes)
 
 # %% ../../nbs/06_evaluation/20_conformal.ipynb #893c2d36
@@ -108,16 +106,15 @@ def fit_conformal(
     by_class:bool=False, # a guarantee within each class?
     group:str|None='patient', # column whose photos go together; None: each photo by itself
     split:str='valid', # part to fit on
-    seed:int=0, # of the random part of aps
 )->Conformal: # to be scored by `score_sets`
     "Fit split-conformal sets over patients."
     if not 0 < alpha < 1: raise PredictionError(f'alpha {alpha}: expected a share between 0 and 1, such as .1')
     part = fitting_part(predictions, split)
     answers = as_answers(part, group)
-    scores = nonconformity(part, kind, seed)[np.arange(len(part)), answers.truth]
+    scores = nonconformity(part, kind)[np.arange(len(part)), answers.truth]
     if by_class: thresholds = _class_thresholds(scores, answers, alpha)
     else: thresholds = dict.fromkeys(answers.classes, conformal_threshold(scores, answers.group, alpha))
-    return Conformal(thresholds, alpha, kind, by_class, seed, len(part), answers.n_groups)
+    return Conformal(thresholds, alpha, kind, by_class, len(part), answers.n_groups)
 
 # %% ../../nbs/06_evaluation/20_conformal.ipynb #81441c27
 def sets_as_text(
@@ -133,7 +130,6 @@ def score_sets(
     split:str|list|None=None, # part to score, as for `scored_part`
     group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
     n_boot:int=2000, # resamples; 0: values without intervals
-    seed:int=0, # of the resamples
 )->pd.DataFrame: # index: coverage, coverage_<class>…, size, single, single_right, empty; columns value, low, high
     "Measure coverage and usefulness of conformal sets, with 95 % intervals."
     answers = answers_of(predictions, group, split)
@@ -154,4 +150,4 @@ def score_sets(
         return np.column_stack([hits.sum(1) / n, ratio(hits, cases), *sizes])
     by_class = [f'coverage_{c}' for c in answers.classes]
     names = ['coverage', *by_class, 'size', 'single', 'single_right', 'empty']
-    return estimate(shares, names, answers.n_groups, n_boot, seed)
+    return estimate(shares, names, answers.n_groups, n_boot)

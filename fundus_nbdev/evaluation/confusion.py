@@ -9,8 +9,7 @@ __all__ = ['Answers', 'groups_of', 'as_answers', 'answers_of', 'confusion', 'plo
            'cohen_kappa', 'matthews']
 
 # %% ../../nbs/06_evaluation/05_confusion.ipynb #039e64eb
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,7 @@ from ..core.errors import PredictionError
 from .predictions import classes_of_predictions, probabilities, scored_part
 
 # %% ../../nbs/06_evaluation/05_confusion.ipynb #ec321002
-@dataclass(frozen=True, eq=False)
-class Answers:
+class Answers(NamedTuple):
     "A scored part as arrays; n photos, C classes, G groups that are resampled together."
     classes:list # C class names
     truth:np.ndarray # (n,), 0…C-1

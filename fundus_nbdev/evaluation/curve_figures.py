@@ -9,7 +9,7 @@ __all__ = ['CLASS_COLOURS', 'CLASS_LINES', 'class_style', 'classes_to_draw', 'sq
            'plot_class_curves', 'curve_numbers', 'plot_roc', 'plot_precision_recall', 'plot_classes']
 
 # %% ../../nbs/06_evaluation/09_curve_figures.ipynb #89255420
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -88,8 +88,7 @@ def square_panels(
     return figure, panels[:n]
 
 # %% ../../nbs/06_evaluation/09_curve_figures.ipynb #fc07dd9b
-@dataclass(frozen=True, eq=False)
-class Curve:
+class Curve(NamedTuple):
     "The curve of one class, ready to be drawn."
     number:int # of the class, for its colour and line
     label:str # the class and its number with interval

@@ -11,7 +11,7 @@ __all__ = ['METRICS', 'CLASS_METRICS', 'Metric', 'metric', 'group_sums', 'metric
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #a11e1c08
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,7 @@ from .confusion import Answers, answers_of, class_rates, cohen_kappa, matthews
 from .scores import Ranking, auc_and_precision, calibration_gaps, photo_errors, rank_classes
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #89c11a3d
-@dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     "A number that a prediction table has: how it is computed, and how it is to be read."
     name:str # as in every table
     function:Callable # (truth, probabilities) → float, as for `metric`
@@ -86,8 +85,7 @@ def metric_values(
     return found
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #562d5e12
-@dataclass(frozen=True)
-class BuiltIn:
+class BuiltIn(NamedTuple):
     "An overall metric of `evaluate`, computed alone."
     name:str # in the registry
 

@@ -8,7 +8,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/06_evaluation/scores.html.md""
 __all__ = ['photo_errors', 'equal_width', 'calibration_gaps', 'Ranking', 'rank', 'auc_and_precision', 'rank_classes']
 
 # %% ../../nbs/06_evaluation/06_scores.ipynb #65da7838
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,8 +41,7 @@ def calibration_gaps(
     return np.eye(15)[equal_width(confidence)] * (answers.right - confidence)[:, None]
 
 # %% ../../nbs/06_evaluation/06_scores.ipynb #05adee42
-@dataclass(frozen=True, eq=False)
-class Ranking:
+class Ranking(NamedTuple):
     "One class against the rest, best score first; photos of equal score stand together as one tie."
     order:np.ndarray # (n,), photos from the highest score to the lowest
     positive:np.ndarray # (n,), bool, in that order: is the photo of the class?

@@ -21,7 +21,7 @@ import pandas as pd
 from ..core.html import Section, section
 from ..core.progress import duration
 from ..core.text import counted, listed
-from ..models.bundle import BundleInfo
+from ..errors.study import Study
 from ..models.summary import count_parameters
 from ..training.recipe import Recipe, to_toml
 from ..data.photo_table import count_photos
@@ -31,10 +31,9 @@ def describe_corrections(
     table:pd.DataFrame, # photo table; attrs: corrected and removed, numbers of photographs
 )->str: # a sentence that begins with a space; empty where nothing was corrected
     "Say what a person changed in the labels."
-    def was(n): return 'was' if n == 1 else 'were'
-    changed, removed, done = table.attrs.get('corrected', 0), table.attrs.get('removed', 0), []
-    if changed: done.append(f'{counted(changed, "label")} {was(changed)} corrected')
-    if removed: done.append(f'{counted(removed, "photograph")} {was(removed)} taken out')
+    done = []
+    for name, noun, what in (('corrected', 'label', 'corrected'), ('removed', 'photograph', 'taken out')):
+        if n := table.attrs.get(name): done.append(f'{counted(n, noun)} {"was" if n == 1 else "were"} {what}')
     return f' After a review, {" and ".join(done)}.' if done else ''
 
 # %% ../../nbs/11_use/02_methods.ipynb #9866fd0e
@@ -233,30 +232,25 @@ class WhatWasDone(Section):
 
 # %% ../../nbs/11_use/02_methods.ipynb #0a48c3e2
 def facts(
-    recipe:Recipe, # of the run
-    infos:list[BundleInfo], # of the trained networks: one, or one for each fold
-    seconds:float, # that the run took
+    study:Study, # of a finished training
 )->list[tuple[str, str]]: # name, value
     "List seed, duration, versions and hashes."
-    found = [('seed', str(recipe.seed)), ('duration', duration(seconds)), *infos[0].versions.items()]
+    infos = [bundle.info for bundle in study.fit.bundles]
+    found = [('seed', str(study.recipe.seed)), ('duration', duration(study.seconds)), *infos[0].versions.items()]
     for k, info in enumerate(infos):
         if info.sha256: found.append((f'weights{f" of fold {k}" if len(infos) > 1 else ""} (SHA-256)', info.sha256))
     return found
 
 # %% ../../nbs/11_use/02_methods.ipynb #514d77bf
 def command_to_repeat(
-    folder:Path, # run folder
-    n_examples:int=12, # photographs in each gallery
-    shared:bool=False, # one colour scale for each gallery?
-    n_stability:int=0, # photographs that are degraded and changed
-    cam:str='hirescam', # explanation method
+    study:Study, # of a finished training
 )->str: # for a shell
     "Write the command that repeats a run."
-    words = ['fundus run', shlex.quote(str(folder/'recipe.toml'))]
-    if n_examples != 12: words.append(f'--n-examples {n_examples}')
-    if shared: words.append('--shared-scale')
-    if n_stability: words.append(f'--stability {n_stability}')
-    if cam != 'hirescam': words.append(f'--cam {shlex.quote(cam)}')
+    words = ['fundus run', shlex.quote(str(study.folder/'recipe.toml'))]
+    if study.n_examples != 12: words.append(f'--n-examples {study.n_examples}')
+    if study.shared: words.append('--shared-scale')
+    if study.n_stability: words.append(f'--stability {study.n_stability}')
+    if study.cam != 'hirescam': words.append(f'--cam {shlex.quote(study.cam)}')
     return ' '.join(words)
 
 # %% ../../nbs/11_use/02_methods.ipynb #e11e6ad8
@@ -267,6 +261,4 @@ class RepeatIt(Section):
 
     def values(self)->dict[str, Any]:
         study = self.study
-        command = command_to_repeat(study.folder, study.n_examples, study.shared, study.n_stability, study.cam)
-        infos = [bundle.info for bundle in study.fit.bundles]
-        return {'command': command, 'facts': facts(study.recipe, infos, study.seconds), 'recipe': to_toml(study.recipe)}
+        return {'command': command_to_repeat(study), 'facts': facts(study), 'recipe': to_toml(study.recipe)}
