@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core.errors import PredictionError
 from .bootstrap import estimate, group_totals
-from .confusion import Answers, answers_of, as_answers, ratio
+from .confusion import Answers, as_answers, ratio
 from .predictions import check_predictions, classes_of_predictions
 from .predictions import fitting_part, probabilities, scored_part
 
@@ -132,8 +132,9 @@ def score_sets(
     n_boot:int=2000, # resamples; 0: values without intervals
 )->pd.DataFrame: # index: coverage, coverage_<class>…, size, single, single_right, empty; columns value, low, high
     "Measure coverage and usefulness of conformal sets, with 95 % intervals."
-    answers = answers_of(predictions, group, split)
-    if isinstance(conformal, Conformal): conformal = conformal.sets(scored_part(predictions, split))
+    part = scored_part(predictions, split)
+    answers = as_answers(part, group)
+    if isinstance(conformal, Conformal): conformal = conformal.sets(part)
     sets = conformal.to_numpy(bool)
     if sets.shape != answers.probs.shape:
         raise PredictionError(f'sets of shape {sets.shape} for {len(answers.truth)} scored photographs '

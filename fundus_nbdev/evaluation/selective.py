@@ -17,7 +17,7 @@ from scipy.stats import binom
 
 from ..core.errors import PredictionError
 from .bootstrap import estimate, group_totals
-from .confusion import answers_of, groups_of, ratio
+from .confusion import as_answers, groups_of, ratio
 from .predictions import check_predictions, fitting_part, scored_part
 from .risk_coverage import answered_and_wrong, confidence
 from .scores import rank
@@ -148,8 +148,9 @@ def score_selective(
     n_boot:int=2000, # resamples; 0: values without intervals
 )->pd.DataFrame: # index: coverage, risk, refused_<class>…, recall_<class>… (of the answered); columns value, low, high
     "Compute the share answered, the share wrong of these, and how both fall on the classes, with 95 % intervals."
-    answers, answered = answers_of(predictions, group, split), selective
-    if isinstance(selective, Selective): answered = selective.answers(scored_part(predictions, split))
+    part = scored_part(predictions, split)
+    answers = as_answers(part, group)
+    answered = selective.answers(part) if isinstance(selective, Selective) else selective
     if len(answered) != len(answers.truth):
         raise PredictionError(f'answered: {len(answered)} values for {len(answers.truth)} scored photographs; '
                               'expected one for each')

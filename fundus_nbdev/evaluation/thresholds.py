@@ -202,8 +202,9 @@ def score_threshold(
     n_boot:int=2000, # resamples
 )->pd.DataFrame: # index: sensitivity, specificity, ppv, npv, share_called; columns: value, low, high
     "Score a threshold on photographs it was not fitted on, with 95 % intervals."
-    part, called = scored_part(predictions, split), threshold
-    if isinstance(threshold, Threshold): called, positive = threshold.call(part), threshold.positive
+    part = scored_part(predictions, split)
+    called = threshold.call(part) if isinstance(threshold, Threshold) else threshold
+    if isinstance(threshold, Threshold): positive = threshold.positive
     if len(called) != len(part):
         raise PredictionError(f'called: {len(called)} values for {len(part)} scored photographs; expected one for each')
     rates, n_groups = rates_of_calls(part, positive, np.asarray(called, bool)[:, None], group)

@@ -294,4 +294,4 @@ class ConfidenceSection(Section):
         both = {'as trained': self.sure.trained, 'calibrated': self.sure.calibrated}
         return {'reliability': plot_reliability(both), 'risk_coverage': plot_risk_coverage(self.sure.calibrated)}
 
-    def words(self)->list[str]: return describe_confidence(self.sure)
+    def words(self)->list[str]: return describe_confidence(self.sure) if self.sure else []

@@ -68,7 +68,7 @@ def describe_data(
             f'{describe_corrections(table)}')
 
 # %% ../../nbs/11_use/02_methods.ipynb #124969a5
-PARTS:dict[str, str] = {'train': 'training', 'valid': 'validation', 'test': 'test'} # split → in words
+PARTS = {'train': 'training', 'valid': 'validation', 'test': 'test'} # split → in words
 
 # %% ../../nbs/11_use/02_methods.ipynb #1834acd7
 def count_table(
@@ -172,9 +172,9 @@ def describe_curves(
     return f'{says} It rose again clearly after that: the network began to memorise the training photographs.'
 
 # %% ../../nbs/11_use/02_methods.ipynb #a010f2b3
-CURVE_STYLES:list[tuple[str, str]] = [ # colour and dash of each curve
+CURVE_STYLES = [ # colour and dash of each curve
     ('#0072b2', '-'), ('#d55e00', '--'), ('#009e73', '-.'), ('#cc79a7', ':')]
-CURVE_WORDS:dict[str, str] = { # column → in words
+CURVE_WORDS = { # column → in words
     'train_loss': 'training', 'valid_loss': 'validation', 'accuracy': 'accuracy', 'f1_score': 'macro F1'}
 
 # %% ../../nbs/11_use/02_methods.ipynb #9713bbf3

@@ -77,7 +77,7 @@ def key_numbers(
     return tiles
 
 # %% ../../nbs/11_use/03_scores.ipynb #f3e6d77f
-CLASS_COLUMNS:dict[str, str] = { # metric of a class → head of its column
+CLASS_COLUMNS = { # metric of a class → head of its column
     'recall': 'recall', 'precision': 'precision', 'specificity': 'specificity', 'f1': 'F1', 'auc': 'AUC'}
 
 # %% ../../nbs/11_use/03_scores.ipynb #ed946ce0
