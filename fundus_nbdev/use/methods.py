@@ -25,6 +25,7 @@ from ..errors.study import Study
 from ..models.summary import count_parameters
 from ..training.recipe import Recipe, to_toml
 from ..data.photo_table import count_photos
+from .narrative import who_was_asked
 
 # %% ../../nbs/11_use/02_methods.ipynb #20f37208
 def describe_corrections(
@@ -87,11 +88,10 @@ def part_counts(
 )->str: # such as '33 % = 49 photographs of 16 patients for the test, 29 to watch the training, 167 to train'
     "Count the photographs in each part."
     n, test = table['split'].value_counts(), table[table['split'] == 'test']
-    tested = f'{100 * len(test) / len(table):.0f} % = {counted(len(test), "photograph")}'
-    if test['patient'].nunique() < len(test): tested += f' of {counted(test["patient"].nunique(), "patient")}'
+    tested = f'{100 * len(test) / len(table):.0f} % = {who_was_asked(test)} for the test'
     purposes = {'valid': 'watch the training', 'train': 'train'}
     others = [f'{n[part]:,} to {purpose}' for part, purpose in purposes.items() if part in n]
-    return ', '.join([f'{tested} for the test', *others])
+    return ', '.join([tested, *others])
 
 # %% ../../nbs/11_use/02_methods.ipynb #54cbb202
 def describe_split(

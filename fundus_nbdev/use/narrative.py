@@ -71,12 +71,11 @@ def n_folds(
 
 # %% ../../nbs/11_use/01_narrative.ipynb #ab4600b8
 def who_was_asked(
-    predictions:pd.DataFrame, # prediction table
+    part:pd.DataFrame, # photographs, with `patient`
 )->str: # such as '12 photographs of 6 patients'
-    "Count the photographs that were scored, and their patients."
-    part = scored_part(predictions)
-    patients = part['patient'].nunique()
-    return counted(len(part), 'photograph') + (f' of {counted(patients, "patient")}' if patients < len(part) else '')
+    "Count photographs and, where they are known, their patients."
+    photographs, patients = counted(len(part), 'photograph'), part['patient'].nunique()
+    return f'{photographs} of {counted(patients, "patient")}' if patients < len(part) else photographs
 
 # %% ../../nbs/11_use/01_narrative.ipynb #5ea8710d
 def absent_classes(
@@ -100,7 +99,7 @@ def summarise_result(
     absent = absent_classes(predictions)
     missing = f' No photograph was {" or ".join(absent)}: nothing is known about that.' if absent else ''
     right = (part['label'] == part['pred']).sum()
-    return (f'Of {who_was_asked(predictions)}, {unseen}, {right:,} {"was" if right == 1 else "were"} judged right '
+    return (f'Of {who_was_asked(part)}, {unseen}, {right:,} {"was" if right == 1 else "were"} judged right '
             f'({value:.0f} %{interval}). {where_weak(predictions)}{missing}')
 
 # %% ../../nbs/11_use/01_narrative.ipynb #b56da903

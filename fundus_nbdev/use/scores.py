@@ -104,7 +104,7 @@ def confusion_rows(
         for k, count in row.items():
             share = count / max(n, 1)
             per_cent = f'{100 * share:.0f} %' if n else ''
-            cells.append({'count': count, 'share': share, 'hit': c == k, 'per_cent': per_cent})
+            cells.append({'count': count, 'share': float(share), 'hit': c == k, 'per_cent': per_cent})
         rows.append({'name': c, 'cells': cells})
     return rows
 
