@@ -126,7 +126,6 @@ def measure_threshold(
     fit, score = partial(threshold_for_sensitivity, positive=positive), partial(score_threshold, positive=positive)
     return fit_and_score(tables, calibrated, fit, Threshold.call, score, n_boot)
 
-# %% ../../nbs/11_use/04_confidence.ipynb #b93823c6
 def measure_abstention(
     tables:list[pd.DataFrame], # of `judged_apart`, calibrated
     calibrated:pd.DataFrame, # their test rows together
