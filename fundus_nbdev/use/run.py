@@ -76,7 +76,7 @@ def run(
     with name_run_in_errors(fitted.folder, shown.say), guard_disk(fitted.folder):
         study = Study(fitted, n_examples, shared, n_stability, cam, shown, start)
         sections = measure_sections(study)
-        keep_fitted(study, sections['confidence'].sure)
+        keep_fitted(study, study.sections['confidence'].sure)
         report = write_report(study)
         accuracy, auc = (format_interval(*study.metrics.loc[name]) for name in ('accuracy', 'macro_auc'))
         shown.say(f'accuracy {accuracy}, macro AUC {auc}, {time.perf_counter() - start:.0f} s')
