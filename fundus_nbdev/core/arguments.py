@@ -9,15 +9,13 @@ __all__ = ['TYPE_WORDS', 'Between', 'describe_type', 'as_type', 'check_value', '
 
 # %% ../../nbs/01_core/08_arguments.ipynb #2fb877eb
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from inspect import Parameter, signature
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from .text import nearest_word
 
 # %% ../../nbs/01_core/08_arguments.ipynb #d0822c49
-@dataclass(frozen=True)
-class Between:
+class Between(NamedTuple):
     "The smallest and the largest number allowed: `Annotated[float, Between(0, 1)]`."
     low:float # smallest
     high:float # largest
@@ -31,11 +29,12 @@ def describe_type(
     kind:Any, # a type, Literal, tuple[str, ...], or Annotated with what it must be in: `Between`, a registry
 )->str: # 'a whole number', "one of 'batch', 'group'", 'a number from 0 to 1'
     "Say in words what a type allows."
-    if get_origin(kind) is Literal: return f'one of {", ".join(map(repr, get_args(kind)))}'
-    if get_origin(kind) is tuple and get_args(kind)[0] is str: return 'texts with commas between them, such as Good,Bad'
-    if get_origin(kind) is tuple: return f'any of {describe_type(get_args(kind)[0]).removeprefix("one of ")}'
-    if get_origin(kind) is not Annotated: return TYPE_WORDS.get(kind, str(kind))
-    base, limits = get_args(kind)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal: return f'one of {", ".join(map(repr, inner))}'
+    if origin is tuple and inner[0] is str: return 'texts with commas between them, such as Good,Bad'
+    if origin is tuple: return f'any of {describe_type(inner[0]).removeprefix("one of ")}'
+    if origin is not Annotated: return TYPE_WORDS.get(kind, str(kind))
+    base, limits = inner
     if not isinstance(limits, Between): return f'one of {", ".join(map(repr, limits))}'
     return f'{describe_type(base)} from {limits.low} to {limits.high}'
 

@@ -35,7 +35,7 @@ def guard_disk(
     "Turn an error of the disk into a `DiskError` that names the file, the reason and the remedy."
     try: yield
     except OSError as error:
-        if isinstance(error, DiskError) or error.errno not in _REASONS: raise
+        if error.errno not in _REASONS: raise # a `DiskError` has no number
         reason = _REASONS[error.errno]
         raise DiskError(f'{file} could not be written: {reason}, then go on where it stopped.') from error
 

@@ -13,7 +13,7 @@ from base64 import b64encode
 from functools import cache, cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -95,15 +95,15 @@ section = SECTIONS.register # decorator of a class: a section of every report
 # %% ../../nbs/01_core/07_html.ipynb #a6525d50
 class Section:
     "Show one subject in the report of a run."
-    title:ClassVar[str] = '' # of its chapter
-    anchor:ClassVar[str] = '' # of its chapter, for links; '': the name
-    nav:ClassVar[str] = '' # its chapter in the navigation; '': the title
-    heading:ClassVar[str] = '' # inside the chapter
-    place:ClassVar[float] = 65 # sections stand in this order; from 10 (scores) to 90 (how to repeat it)
-    intro:ClassVar[str] = '' # a sentence above the words
-    show_tables:ClassVar[bool] = True # in the page, too?
-    captions:ClassVar[dict[str, tuple[str, str]]] = {} # name of a figure → title, what it shows
-    template:ClassVar[str] = 'section.html.jinja' # beside the modules of any room
+    title = '' # of its chapter
+    anchor = '' # of its chapter, for links; '': the name
+    nav = '' # its chapter in the navigation; '': the title
+    heading = '' # inside the chapter
+    place = 65. # sections stand in this order; from 10 (scores) to 90 (how to repeat it)
+    intro = '' # a sentence above the words
+    show_tables = True # in the page, too?
+    captions:dict[str, tuple[str, str]] = {} # name of a figure → title, what it shows
+    template = 'section.html.jinja' # beside the modules of any room
     shown = True # False, set by `measure`: there is nothing to show
 
     def __init__(self,

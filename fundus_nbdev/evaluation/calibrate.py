@@ -8,6 +8,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/06_evaluation/calibrate.html.m
 __all__ = ['BOUNDS', 'log_probabilities', 'Calibration', 'penalised_loss', 'refuse_boundless', 'fit_temperature', 'fit_vector']
 
 # %% ../../nbs/06_evaluation/14_calibrate.ipynb #f1c77cb7
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,8 @@ from scipy.optimize import Bounds, minimize
 from scipy.special import log_softmax
 
 from ..core.errors import PredictionError
-from fundus_nbdev.evaluation.predictions import (
-    check_predictions,
-    classes_of_predictions,
-    fitting_part,
-    probabilities,
-)
+from .confusion import as_answers
+from .predictions import check_predictions, classes_of_predictions, fitting_part, probabilities
 
 # %% ../../nbs/06_evaluation/14_calibrate.ipynb #6ab31109
 def log_probabilities(
@@ -35,11 +32,10 @@ def log_probabilities(
 class Calibration:
     "Calibrated probabilities are softmax(scale · log p + shift)."
     kind:str # 'temperature': one scale, no shift; 'vector': both for each class
-    classes:tuple # C class names, in the order of the columns
-    scale:tuple # one number, or C; > 0
-    shift:tuple # C numbers; 0 for a temperature
+    classes:Sequence # C class names, in the order of the columns
+    scale:Sequence # one number, or C; > 0
+    shift:Sequence # C numbers; 0 for a temperature
     n:int=0 # photographs it was fitted on
-    split:str|None=None # the part they came from; None: a table without parts
 
     def __post_init__(self):
         for name in ('classes', 'scale', 'shift'): object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -108,12 +104,11 @@ def refuse_boundless(
                           'Fit on more photographs, raise the penalty, or leave the probabilities as they are')
 
 # %% ../../nbs/06_evaluation/14_calibrate.ipynb #f3ae311d
-def _to_fit(predictions:pd.DataFrame, split:str)->tuple[list, np.ndarray, np.ndarray, str|None]:
-    "Return classes, log p, truth and the part's name."
+def _to_fit(predictions:pd.DataFrame, split:str)->tuple[list, np.ndarray, np.ndarray]:
+    "Return classes, log p and truth."
     part = fitting_part(predictions, split)
-    classes = classes_of_predictions(part)
-    truth = pd.Index(classes).get_indexer(part['label'])
-    return classes, log_probabilities(part), truth, split if 'split' in part else None
+    answers = as_answers(part, None)
+    return answers.classes, log_probabilities(part), answers.truth
 
 # %% ../../nbs/06_evaluation/14_calibrate.ipynb #9d108738
 def fit_temperature(
@@ -122,7 +117,7 @@ def fit_temperature(
     penalty:float=1., # pull of the scale towards 1, ≥ 0; 0: none, as in the paper
 )->Calibration: # of kind 'temperature'
     "Fit a temperature (Guo et al. 2017, section 4.2, https://arxiv.org/abs/1706.04599)."
-    classes, logits, truth, part = _to_fit(predictions, split)
+    classes, logits, truth = _to_fit(predictions, split)
     C = len(classes)
 
     def loss(scale):
@@ -131,8 +126,7 @@ def fit_temperature(
     options = {'ftol': 1e-15, 'gtol': 1e-8}
     scale = minimize(loss, [1.], jac=True, method='L-BFGS-B', bounds=[BOUNDS], options=options).x
     refuse_boundless(scale, penalty > 0 or (logits.argmax(1) != truth).any(), len(truth))
-    scales, shifts = tuple(scale.tolist()), tuple(np.zeros(C).tolist())
-    return Calibration('temperature', tuple(classes), scales, shifts, len(truth), part)
+    return Calibration('temperature', classes, scale.tolist(), [0.] * C, len(truth))
 
 # %% ../../nbs/06_evaluation/14_calibrate.ipynb #2b488647
 def fit_vector(
@@ -141,7 +135,7 @@ def fit_vector(
     penalty:float=10., # on differences between classes, ≥ 0; the mean scale is pulled a tenth as much; 0: none
 )->Calibration: # of kind 'vector'
     "Fit vector scaling (Guo et al. 2017, section 4.2), with a ridge penalty towards the identity."
-    classes, logits, truth, part = _to_fit(predictions, split)
+    classes, logits, truth = _to_fit(predictions, split)
     C = len(classes)
 
     def loss(parameters):
@@ -152,5 +146,4 @@ def fit_vector(
     fitted = minimize(loss, np.repeat([1., 0.], C), jac=True, method='L-BFGS-B', bounds=bounds, options=options)
     scale, shift = fitted.x.reshape(2, C)
     refuse_boundless(scale, penalty > 0 or ((scale * logits + shift).argmax(1) != truth).any(), len(truth))
-    shift = shift - shift.mean()
-    return Calibration('vector', tuple(classes), tuple(scale.tolist()), tuple(shift.tolist()), len(truth), part)
+    return Calibration('vector', classes, scale.tolist(), (shift - shift.mean()).tolist(), len(truth))

@@ -9,9 +9,9 @@ __all__ = ['bootstrap_p', 'difference_table', 'compare', 'flipped_sums', 'McNema
            'rank_models', 'model_pairs', 'compare_models']
 
 # %% ../../nbs/06_evaluation/11_compare.ipynb #0cc90593
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from itertools import combinations
+from typing import NamedTuple
 from warnings import warn
 
 import numpy as np
@@ -19,10 +19,10 @@ import pandas as pd
 from scipy.stats import binom
 
 from ..core.errors import PredictionError
-from .bootstrap import estimate, estimate_and_resamples
-from .confusion import answers_of
+from .bootstrap import estimate, estimate_and_resamples, observed
+from .confusion import as_answers
 from .metrics import METRICS, noisy_metrics
-from .paired import match_photos, paired, run_statistic
+from .paired import match_photos, run_statistics
 
 # %% ../../nbs/06_evaluation/11_compare.ipynb #7bd79521
 def bootstrap_p(
@@ -38,7 +38,7 @@ def bootstrap_p(
 # %% ../../nbs/06_evaluation/11_compare.ipynb #d1edd0ae
 def difference_table(
     statistic:Callable, # weights (R,G) → differences (R,m), NaN where undefined
-    names:list, # of the m differences
+    names:Collection, # of the m differences
     n_groups:int, # G
     n_boot:int=2000, # resamples; 0: differences without intervals
     seed:int=0, # of the resamples
@@ -58,19 +58,16 @@ def compare(
     split:str|list|None=None, # part to score; None: the test part, or every row where there is no split
     seed:int=0, # of the resamples
     common:bool=False, # compare only the photographs that both have, with a warning?
-    fold:str|None='fold', # column with the network that scored a row: AUCs are taken within; None: one network
 )->pd.DataFrame: # index metric; columns a, b, difference (a - b), low, high, p; attrs as of `evaluate`
     "Compute the paired difference of every metric, with its 95 % BCa interval over patients and a p value."
-    part_a, part_b = paired(a, b, group, split, common)
-    score_a, names, answers = run_statistic(part_a, group, split, fold)
-    score_b, n_groups = run_statistic(part_b, group, split, fold)[0], answers.n_groups
+    (score_a, names, answers), (score_b, _, _) = run_statistics({'a': a, 'b': b}, group, split, common)
+    n_groups = answers.n_groups
 
     def difference(weights): return score_a(weights) - score_b(weights)
     table = difference_table(difference, names, n_groups, n_boot, seed, noisy_metrics()).rename_axis('metric')
-    once = np.ones((1, n_groups), np.int32)
-    table.insert(0, 'a', score_a(once)[0])
-    table.insert(1, 'b', score_b(once)[0])
-    table.attrs |= {'n_photos': len(answers.truth), 'n_groups': n_groups, 'n_boot': n_boot}
+    table.insert(0, 'a', observed(score_a, n_groups))
+    table.insert(1, 'b', observed(score_b, n_groups))
+    table.attrs |= {'n_photos': len(answers.truth), 'n_boot': n_boot}
     return table
 
 # %% ../../nbs/06_evaluation/11_compare.ipynb #2583195c
@@ -86,8 +83,7 @@ def flipped_sums(
     return chances
 
 # %% ../../nbs/06_evaluation/11_compare.ipynb #1ed7e7bd
-@dataclass(frozen=True)
-class McNemar:
+class McNemar(NamedTuple):
     "Who is right more often: counts of photographs, and the exact two-sided p value."
     only_a:int # photographs that only a got right
     only_b:int # photographs that only b got right
@@ -104,8 +100,8 @@ def mcnemar(
     common:bool=False, # compare only the photographs that both have, with a warning?
 )->McNemar: # counts and p
     "Run McNemar's exact test, or its sign-flip form where patients have several photographs."
-    of_a, of_b = (answers_of(part, group, split) for part in paired(a, b, group, split, common))
-    won = (of_a.chosen == of_a.truth).astype(int) - (of_b.chosen == of_b.truth)
+    of_a, of_b = (as_answers(part, group) for part in match_photos({'a': a, 'b': b}, group, split, common).values())
+    won = of_a.right.astype(int) - of_b.right
     by_group = np.bincount(of_a.group, won).round().astype(int)
     chances = flipped_sums(abs(by_group))
     sums = np.arange(len(chances)) - len(chances) // 2
@@ -124,18 +120,17 @@ def holm(
 
 # %% ../../nbs/06_evaluation/11_compare.ipynb #84eb13c4
 def models_statistic(
-    parts:dict[str, pd.DataFrame], # of `match_photos`, M tables
+    tables:dict[str, pd.DataFrame], # prediction tables of the same photographs, M
     metric:str, # one of `metric_names`
     group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
     split:str|list|None=None, # part to score
-    fold:str|None='fold', # column with the network that scored a row
+    common:bool=False, # compare only the photographs that all have, with a warning?
 )->tuple[Callable, int]: # weights (R,G) → values (R,M); G
     "Return one metric of several networks, all on the same resamples."
-    runs = [run_statistic(part, group, split, fold) for part in parts.values()]
+    runs = run_statistics(tables, group, split, common)
     _, names, answers = runs[0]
     if metric not in names: raise PredictionError(f'no metric {metric!r}; expected one of {", ".join(names)}')
     column = names.index(metric)
-
     def values(weights): return np.stack([score(weights)[:, column] for score, _, _ in runs], 1)
     return values, answers.n_groups
 
@@ -148,10 +143,9 @@ def rank_models(
     split:str|list|None=None, # part to score; None: the test part, or every row where there is no split
     seed:int=0, # of the resamples
     common:bool=False, # compare only the photographs that all have, with a warning?
-    fold:str|None='fold', # column with the network that scored a row: AUCs are taken within; None: one network
 )->pd.DataFrame: # index model, best first; columns value, low, high
     "Rank networks by one metric, each value with its 95 % interval."
-    values, n_groups = models_statistic(match_photos(tables, group, split, common), metric, group, split, fold)
+    values, n_groups = models_statistic(tables, metric, group, split, common)
     noisy = tuple(tables) if metric in noisy_metrics() else ()
     table = estimate(values, list(tables), n_groups, n_boot, seed, noisy).rename_axis('model')
     lowest_first = metric in METRICS and not METRICS[metric].higher
@@ -180,22 +174,21 @@ def compare_models(
     split:str|list|None=None, # part to score; None: the test part, or every row where there is no split
     seed:int=0, # of the resamples
     common:bool=False, # compare only the photographs that all have, with a warning?
-    fold:str|None='fold', # column with the network that scored a row: AUCs are taken within; None: one network
 )->pd.DataFrame: # a row a pair; columns a, b (names), value_a, value_b, difference, low, high, p, p_holm
     "Compare several networks by one metric, pair by pair, with p values corrected for their number."
-    names, pairs = list(tables), model_pairs(list(tables), reference)
+    pairs = model_pairs(list(tables), reference)
     if n_boot and len(pairs) > .05 * (n_boot + 1):
         warn(f'{len(pairs)} pairs: with {n_boot:,} resamples no corrected p value can be below 5 %; '
              f'ask for {20 * len(pairs):,} or more, or name a reference', stacklevel=2)
-    values, n_groups = models_statistic(match_photos(tables, group, split, common), metric, group, split, fold)
-    left, right = [names.index(a) for a, _ in pairs], [names.index(b) for _, b in pairs]
+    values, n_groups = models_statistic(tables, metric, group, split, common)
+    described = pd.DataFrame(pairs, columns=['a', 'b'])
+    left, right = (pd.Index(list(tables)).get_indexer(described[name]) for name in 'ab')
 
     def differences(weights):
         found = values(weights)
         return found[:, left] - found[:, right]
-    numbers = list(range(len(pairs)))
+    numbers = range(len(pairs))
     noisy = tuple(numbers) if metric in noisy_metrics() else ()
     table = difference_table(differences, numbers, n_groups, n_boot, seed, noisy)
-    value = values(np.ones((1, n_groups), np.int32))[0]
-    described = pd.DataFrame(pairs, columns=['a', 'b']).assign(value_a=value[left], value_b=value[right])
-    return described.join(table).assign(p_holm=holm(table['p']))
+    value = observed(values, n_groups)
+    return described.assign(value_a=value[left], value_b=value[right]).join(table).assign(p_holm=holm(table['p']))

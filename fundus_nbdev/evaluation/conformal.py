@@ -16,14 +16,9 @@ import pandas as pd
 
 from ..core.errors import PredictionError
 from .bootstrap import estimate, group_totals
-from .confusion import answers_of, groups_of, ratio
-from fundus_nbdev.evaluation.predictions import (
-    check_predictions,
-    classes_of_predictions,
-    fitting_part,
-    probabilities,
-    scored_part,
-)
+from .confusion import Answers, as_answers, ratio
+from .predictions import check_predictions, classes_of_predictions
+from .predictions import fitting_part, probabilities, scored_part
 
 # %% ../../nbs/06_evaluation/20_conformal.ipynb #ac0ff566
 def chances(
@@ -37,7 +32,6 @@ def chances(
 def nonconformity(
     predictions:pd.DataFrame, # prediction table; labels are not looked at
     kind:str='lac', # 'lac' or 'aps'
-    seed:int=0, # of the random part of aps
 )->np.ndarray: # (n,C), 0 (conforms) to 1
     "Measure how badly each class of each photograph conforms to the network's probabilities."
     probs = probabilities(predictions)
@@ -46,7 +40,7 @@ def nonconformity(
     order = np.argsort(-probs, axis=1, kind='stable')
     falling, above = np.take_along_axis(probs, order, 1), np.empty_like(probs)
     np.put_along_axis(above, order, np.cumsum(falling, axis=1) - falling, 1)
-    return np.minimum(above + chances(predictions['path'], seed)[:, None] * probs, 1)
+    return np.minimum(above + chances(predictions['path'])[:, None] * probs, 1)
 
 # %% ../../nbs/06_evaluation/20_conformal.ipynb #ad9a7fce
 def fewest_to_conform(
@@ -79,7 +73,6 @@ class Conformal:
     alpha:float # share of sets that may miss the true class, between 0 and 1
     kind:str # of score
     by_class:bool # does the guarantee hold within each class?
-    seed:int # of the random part of aps
     n_photos:int # validation photos it was fitted on
     n_groups:int # and their patients
 
@@ -91,19 +84,19 @@ class Conformal:
         if classes != list(self.thresholds):
             raise PredictionError(f'classes {", ".join(classes)}: expected {", ".join(self.thresholds)}, '
                                   'on which the sets were fitted')
-        fits = nonconformity(predictions, self.kind, self.seed) <= np.array(list(self.thresholds.values()))
+        fits = nonconformity(predictions, self.kind) <= np.array(list(self.thresholds.values()))
         return pd.DataFrame(fits, index=predictions.index, columns=classes)
 
 # %% ../../nbs/06_evaluation/20_conformal.ipynb #893c2d36
-def _class_thresholds(scores:np.ndarray, groups:np.ndarray, of_class:dict, alpha:float)->dict:
+def _class_thresholds(scores:np.ndarray, answers:Answers, alpha:float)->dict:
     "Compute the threshold of each class; the error counts the patients of those that have too few."
-    needed = fewest_to_conform(alpha)
-    patients = {c: len(np.unique(groups[rows])) for c, rows in of_class.items()}
+    of_class, needed = {c: answers.truth == i for i, c in enumerate(answers.classes)}, fewest_to_conform(alpha)
+    patients = {c: len(np.unique(answers.group[rows])) for c, rows in of_class.items()}
     if few := [f'{c} {n}' for c, n in patients.items() if n < needed]:
         raise PredictionError(f'too few patients with a photograph of {", ".join(few)} for alpha {alpha:.3g} by class: '
                               f'expected {needed} or more of each. '
                               'Bring more, ask for a larger alpha, or by_class=False')
-    return {c: conformal_threshold(scores[rows], groups[rows], alpha) for c, rows in of_class.items()}
+    return {c: conformal_threshold(scores[rows], answers.group[rows], alpha) for c, rows in of_class.items()}
 
 # %% ../../nbs/06_evaluation/20_conformal.ipynb #a51fd85b
 def fit_conformal(
@@ -113,17 +106,15 @@ def fit_conformal(
     by_class:bool=False, # a guarantee within each class?
     group:str|None='patient', # column whose photos go together; None: each photo by itself
     split:str='valid', # part to fit on
-    seed:int=0, # of the random part of aps
 )->Conformal: # to be scored by `score_sets`
     "Fit split-conformal sets over patients."
     if not 0 < alpha < 1: raise PredictionError(f'alpha {alpha}: expected a share between 0 and 1, such as .1')
     part = fitting_part(predictions, split)
-    classes, groups = classes_of_predictions(part), groups_of(part, group)
-    truth = pd.Index(classes).get_indexer(part['label'])
-    scores = nonconformity(part, kind, seed)[np.arange(len(part)), truth]
-    if by_class: thresholds = _class_thresholds(scores, groups, {c: truth == i for i, c in enumerate(classes)}, alpha)
-    else: thresholds = dict.fromkeys(classes, conformal_threshold(scores, groups, alpha))
-    return Conformal(thresholds, alpha, kind, by_class, seed, len(part), groups.max().item() + 1)
+    answers = as_answers(part, group)
+    scores = nonconformity(part, kind)[np.arange(len(part)), answers.truth]
+    if by_class: thresholds = _class_thresholds(scores, answers, alpha)
+    else: thresholds = dict.fromkeys(answers.classes, conformal_threshold(scores, answers.group, alpha))
+    return Conformal(thresholds, alpha, kind, by_class, len(part), answers.n_groups)
 
 # %% ../../nbs/06_evaluation/20_conformal.ipynb #81441c27
 def sets_as_text(
@@ -139,16 +130,17 @@ def score_sets(
     split:str|list|None=None, # part to score, as for `scored_part`
     group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
     n_boot:int=2000, # resamples; 0: values without intervals
-    seed:int=0, # of the resamples
 )->pd.DataFrame: # index: coverage, coverage_<class>…, size, single, single_right, empty; columns value, low, high
     "Measure coverage and usefulness of conformal sets, with 95 % intervals."
-    answers, C = answers_of(predictions, group, split), len(classes_of_predictions(predictions))
-    if isinstance(conformal, Conformal): conformal = conformal.sets(scored_part(predictions, split))
+    part = scored_part(predictions, split)
+    answers = as_answers(part, group)
+    if isinstance(conformal, Conformal): conformal = conformal.sets(part)
     sets = conformal.to_numpy(bool)
     if sets.shape != answers.probs.shape:
         raise PredictionError(f'sets of shape {sets.shape} for {len(answers.truth)} scored photographs '
-                              f'and {C} classes: expected {answers.probs.shape}')
-    of_class, size, hit = np.eye(C)[answers.truth], sets.sum(1), sets[np.arange(len(sets)), answers.truth]
+                              f'and {len(answers.classes)} classes: expected {answers.probs.shape}')
+    C, size, hit = len(answers.classes), sets.sum(1), sets[np.arange(len(sets)), answers.truth]
+    of_class = np.eye(C)[answers.truth]
     counts = np.column_stack([size, size == 1, (size == 1) & hit, size == 0])
     totals = group_totals(np.concatenate([of_class, of_class * hit[:, None], counts], 1), answers.group)
 
@@ -159,4 +151,4 @@ def score_sets(
         return np.column_stack([hits.sum(1) / n, ratio(hits, cases), *sizes])
     by_class = [f'coverage_{c}' for c in answers.classes]
     names = ['coverage', *by_class, 'size', 'single', 'single_right', 'empty']
-    return estimate(shares, names, answers.n_groups, n_boot, seed)
+    return estimate(shares, names, answers.n_groups, n_boot)

@@ -9,8 +9,7 @@ __all__ = ['CLASS_COLOURS', 'CLASS_LINES', 'class_style', 'classes_to_draw', 'sq
            'plot_class_curves', 'curve_numbers', 'plot_roc', 'plot_precision_recall', 'plot_classes']
 
 # %% ../../nbs/06_evaluation/09_curve_figures.ipynb #89255420
-from dataclasses import dataclass
-from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,7 @@ from matplotlib.figure import Figure
 from ..core.errors import PredictionError
 from .confusion import Answers, answers_of
 from .curves import precision_recall, precision_recall_band, roc, roc_band
-from .metrics import evaluate, format_interval
-from .metrics import classes_of_metrics
+from .metrics import classes_of_metrics, evaluate, format_interval
 
 # %% ../../nbs/06_evaluation/09_curve_figures.ipynb #b82b873a
 CLASS_COLOURS = ( # of Okabe and Ito
@@ -54,7 +52,7 @@ def classes_to_draw(
     asked:list[str]|None=None, # class names; None: all, or the rarer of two
 )->list[str]: # names with photographs, in the order of the classes
     "Choose the classes that have a curve to show."
-    counts = np.bincount(answers.truth, minlength=len(answers.classes))
+    counts = answers.counts
     if asked is None: asked = [answers.classes[counts.argmin()]] if len(counts) == 2 else answers.classes
     if unknown := [name for name in asked if name not in answers.classes]:
         raise PredictionError(f'no class {", ".join(unknown)}; the table has {", ".join(answers.classes)}')
@@ -90,8 +88,7 @@ def square_panels(
     return figure, panels[:n]
 
 # %% ../../nbs/06_evaluation/09_curve_figures.ipynb #fc07dd9b
-@dataclass(frozen=True, eq=False)
-class Curve:
+class Curve(NamedTuple):
     "The curve of one class, ready to be drawn."
     number:int # of the class, for its colour and line
     label:str # the class and its number with interval
@@ -139,12 +136,10 @@ def curve_numbers(
     kind:str, # 'auc' or 'average_precision'
 )->tuple[dict[str, str], str]: # class → label; what its number is, and which classes have no photographs
     "Write what stands beside the curves."
-    counts = np.bincount(answers.truth, minlength=len(answers.classes))
-    absent = [name for name, k in zip(answers.classes, counts) if k == 0]
+    absent = [name for name, k in zip(answers.classes, answers.counts) if k == 0]
     says = {'auc': 'AUC', 'average_precision': 'average precision'}[kind] + ' (95 % interval); thin line: guessing'
     if absent: says += f'\nno photographs, no curve: {", ".join(absent)}'
-    ends = {name: metrics.loc[f'{kind}_{name}', ['value', 'low', 'high']] for name in answers.classes}
-    return {name: f'{name} {format_interval(*found)}' for name, found in ends.items()}, says
+    return {name: f'{name} {format_interval(*metrics.loc[f"{kind}_{name}"])}' for name in answers.classes}, says
 
 # %% ../../nbs/06_evaluation/09_curve_figures.ipynb #bb048108
 def plot_roc(
@@ -202,13 +197,14 @@ def plot_classes(
     rows, names = (len(classes) + 1) * len(kinds), {'f1': 'F1', 'auc': 'AUC'}
     figure = Figure(figsize=(4.6, .5 + .24 * rows), dpi=90, layout='constrained')
     axes = figure.subplots()
-    for (head, kind), (c, name) in product(zip(range(0, rows, len(classes) + 1), kinds), enumerate(classes, 1)):
-        value, low, high = metrics.loc[f'{kind}_{name}', ['value', 'low', 'high']]
-        colour = class_style(c - 1)['color']
-        if c == 1: axes.text(0, head, names.get(kind, kind.replace('_', ' ')), weight='bold', va='center')
-        axes.plot([low, high], [head + c] * 2, color=colour, linewidth=2)
-        axes.plot(value, head + c, 'o', color=colour, markersize=7, markeredgecolor='black', markeredgewidth=.6)
-        axes.text(1.04, head + c, format_interval(value, low, high), va='center')
+    for head, kind in zip(range(0, rows, len(classes) + 1), kinds):
+        axes.text(0, head, names.get(kind, kind.replace('_', ' ')), weight='bold', va='center')
+        for number, name in enumerate(classes):
+            row, colour = head + 1 + number, class_style(number)['color']
+            value, low, high = metrics.loc[f'{kind}_{name}']
+            axes.plot([low, high], [row, row], color=colour, linewidth=2)
+            axes.plot(value, row, 'o', color=colour, markersize=7, markeredgecolor='black', markeredgewidth=.6)
+            axes.text(1.04, row, format_interval(value, low, high), va='center')
     axes.set_yticks([row for row in range(rows) if row % (len(classes) + 1)], classes * len(kinds))
     axes.set(xlim=(-.02, 1.02), ylim=(rows - .4, -.6), xticks=np.linspace(0, 1, 6))
     axes.grid(axis='x', color='.9')

@@ -11,7 +11,7 @@ __all__ = ['METRICS', 'CLASS_METRICS', 'Metric', 'metric', 'group_sums', 'metric
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #a11e1c08
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,7 @@ from .confusion import Answers, answers_of, class_rates, cohen_kappa, matthews
 from .scores import Ranking, auc_and_precision, calibration_gaps, photo_errors, rank_classes
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #89c11a3d
-@dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     "A number that a prediction table has: how it is computed, and how it is to be read."
     name:str # as in every table
     function:Callable # (truth, probabilities) → float, as for `metric`
@@ -55,10 +54,8 @@ def group_sums(
 )->np.ndarray: # (G, C·C + 2 + 15): cells of the confusion matrix, log loss and Brier, calibration gaps
     "Compute what each patient adds to the sums that the metrics are made of."
     C = len(answers.classes)
-    cells = np.zeros((answers.n_groups, C * C))
-    np.add.at(cells, (answers.group, answers.truth * C + answers.chosen), 1)
-    errors = np.concatenate([photo_errors(answers), calibration_gaps(answers)], 1)
-    return np.concatenate([cells, group_totals(errors, answers.group)], 1)
+    cells = np.eye(C * C)[answers.truth * C + answers.chosen]
+    return group_totals(np.concatenate([cells, photo_errors(answers), calibration_gaps(answers)], 1), answers.group)
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #dedcda00
 def metric_values(
@@ -71,7 +68,7 @@ def metric_values(
     C = len(answers.classes)
     counts, errors, gaps = np.split(weights @ sums, [C * C, C * C + 2], axis=1)
     cells, n = counts.reshape(-1, C, C), counts.sum(1)
-    rates, there = class_rates(cells), np.bincount(answers.truth, minlength=C) > 0
+    rates, there = class_rates(cells), answers.counts > 0
     areas = np.stack([auc_and_precision(weights, answers.group, ranking) for ranking in rankings], 2)
     rates['auc'], rates['average_precision'] = areas
     found = {f'macro_{kind}': rate[:, there].mean(1) for kind, rate in rates.items()}
@@ -88,8 +85,7 @@ def metric_values(
     return found
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #562d5e12
-@dataclass(frozen=True)
-class BuiltIn:
+class BuiltIn(NamedTuple):
     "An overall metric of `evaluate`, computed alone."
     name:str # in the registry
 
@@ -180,8 +176,8 @@ def evaluate(
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #73bbaa01
 def format_interval(
     value:float, # the number
-    low:float=float('nan'), # lower end of its interval
-    high:float=float('nan'), # upper end
+    low:float=np.nan, # lower end of its interval
+    high:float=np.nan, # upper end
     digits:int=2, # after the point
 )->str: # such as '0.91 (0.87–0.94)'
     "Write a value with its interval as text; a dash where it is undefined."
@@ -199,12 +195,9 @@ def classes_of_metrics(
 
 def per_class(
     metrics:pd.DataFrame, # of `evaluate`
-    digits:int=2, # after the point
 )->pd.DataFrame: # rows: classes; columns: precision, recall, specificity, f1, auc, as text with intervals
     "Put the classes side by side, to be read."
-    classes = classes_of_metrics(metrics)
-    table = pd.DataFrame(index=pd.Index(classes, name='class'))
+    table = pd.DataFrame(index=pd.Index(classes_of_metrics(metrics), name='class'))
     for kind in ('precision', 'recall', 'specificity', 'f1', 'auc'):
-        rows = metrics.loc[[f'{kind}_{c}' for c in classes], ['value', 'low', 'high']].to_numpy()
-        table[kind] = [format_interval(value, low, high, digits) for value, low, high in rows]
+        table[kind] = [format_interval(*metrics.loc[f'{kind}_{c}']) for c in table.index]
     return table

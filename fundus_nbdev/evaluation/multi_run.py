@@ -15,10 +15,10 @@ import pandas as pd
 from scipy.stats import t
 
 from ..core.errors import PredictionError
-from .bootstrap import estimate, resample
+from .bootstrap import estimate_and_resamples, observed
 from .confusion import Answers, ratio
 from .metrics import METRICS, noisy_metrics
-from .paired import match_photos, run_statistic
+from .paired import run_statistics
 
 # %% ../../nbs/06_evaluation/12_multi_run.ipynb #e42090a0
 def crossed_ends(
@@ -27,13 +27,12 @@ def crossed_ends(
     over_runs:np.ndarray, # variance between the trainings, (m,)
     n_groups:int, # patients, G ≥ 2
     n_runs:int, # trainings, S ≥ 2
-    level:float=.95, # of the interval
 )->np.ndarray: # (2,m): lower and upper ends
     "Compute a t interval for a mean over patients and trainings that both could have been others."
     of_mean = over_runs / n_runs
     variance = over_patients + of_mean
     freedom = ratio(variance**2, of_mean**2 / (n_runs - 1) + over_patients**2 / (n_groups - 1))
-    quantile = t.ppf((1 + level) / 2, np.nan_to_num(freedom, nan=1))
+    quantile = t.ppf(.975, np.nan_to_num(freedom, nan=1))
     half = np.where(variance > 0, quantile * np.sqrt(variance), 0 * variance)
     return np.stack([value - half, value + half])
 
@@ -46,17 +45,14 @@ def possible_range(
 
 # %% ../../nbs/06_evaluation/12_multi_run.ipynb #0df7d821
 def mean_statistic(
-    tables:dict[str, pd.DataFrame], # of `match_photos`, S trainings
+    tables:dict[str, pd.DataFrame], # prediction tables of the same photographs, S trainings
     group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
     split:str|list|None=None, # part to score
-    fold:str|None='fold', # column with the network that scored a row
 )->tuple[Callable, np.ndarray, list[str], Answers]: # weights (R,G) → means (R,m); own values (S,m); names; a part
     "Return every metric averaged over the trainings, and each training's own."
-    runs = [run_statistic(part, group, split, fold) for part in tables.values()]
+    runs = run_statistics(tables, group, split)
     _, names, answers = runs[0]
-    once = np.ones((1, answers.n_groups), np.int32)
-    own = np.concatenate([values(once) for values, _, _ in runs])
-
+    own = np.stack([observed(values, answers.n_groups) for values, _, _ in runs])
     def mean(weights): return sum(values(weights) for values, _, _ in runs) / len(runs)
     return mean, own, names, answers
 
@@ -80,21 +76,16 @@ def evaluate_runs(
     split:str|list|None=None, # part to score; None: the test part, or every row where there is no split
     seed:int=0, # of the resamples
     interval:str='population', # 'population': any training of this recipe; 'fixed': these networks
-    fold:str|None='fold', # column with the network that scored a row; None, or no such column: one network a table
 )->pd.DataFrame: # index metric; columns value (mean), low, high, spread (standard deviation between trainings)
     "Compute every metric of a recipe, from several trainings, with its 95 % interval."
     tables = tables if isinstance(tables, dict) else {f'run {i}': table for i, table in enumerate(tables)}
     check_runs(len(tables), interval)
-    mean, own, names, answers = mean_statistic(match_photos(tables, group, split), group, split, fold)
-    fixed = interval == 'fixed'
-    table = estimate(mean, names, answers.n_groups, n_boot if fixed else 0, seed, noisy_metrics()).rename_axis('metric')
-    if not fixed and n_boot and answers.n_groups > 1:
-        resamples = resample(mean, answers.n_groups, n_boot, seed)
+    mean, own, names, answers = mean_statistic(tables, group, split)
+    table, resamples = estimate_and_resamples(mean, names, answers.n_groups, n_boot, seed, noisy_metrics())
+    if interval == 'population' and len(resamples):
         over_patients = pd.DataFrame(resamples).var().to_numpy()
         ends = crossed_ends(own.mean(0), over_patients, own.var(0, ddof=1), answers.n_groups, len(own))
         table['low'], table['high'] = np.clip(ends, *possible_range(names))
-        table.attrs['undefined'] = {name: int(n) for name, n in zip(names, np.isnan(resamples).sum(0)) if n}
     table['spread'] = own.std(0, ddof=1) if len(own) > 1 else np.nan
-    table.attrs |= {'n_runs': len(own), 'n_photos': len(answers.truth), 'n_groups': answers.n_groups, 'n_boot': n_boot,
-                    'interval': interval}
-    return table
+    table.attrs |= {'n_runs': len(own), 'n_photos': len(answers.truth), 'n_boot': n_boot, 'interval': interval}
+    return table.rename_axis('metric')

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy.special import ndtr
 
 from ..core.errors import PredictionError
-from .bootstrap import estimate
+from .bootstrap import estimate, group_totals
 from .confusion import Answers, answers_of, ratio
 from .curve_figures import class_style
 from .scores import equal_width
@@ -36,7 +36,7 @@ def stated_and_true(
     positive:str|None=None, # a class; None: the answer, whichever class it is
 )->tuple[np.ndarray, np.ndarray]: # stated probability, (n,), and whether it came true, (n,), bool
     "Return what the network said, and what was the case."
-    if positive is None: return answers.probs.max(1), answers.chosen == answers.truth
+    if positive is None: return answers.probs.max(1), answers.right
     if positive not in answers.classes:
         raise PredictionError(f'positive={positive!r}: not among the classes {", ".join(answers.classes)}')
     number = answers.classes.index(positive)
@@ -49,9 +49,7 @@ def sums_by_bin(
     group:np.ndarray, # patient of each photo, (n,), 0…G-1
 )->np.ndarray: # (G,B)
     "Compute what each patient adds to each bin."
-    sums = np.zeros((group.max() + 1, bin_of.max() + 1))
-    np.add.at(sums, (group, bin_of), values)
-    return sums
+    return group_totals(np.eye(bin_of.max() + 1)[bin_of] * values[:, None], group)
 
 # %% ../../nbs/06_evaluation/13_reliability.ipynb #30c2270c
 def exact_ends(
@@ -80,7 +78,7 @@ def reliability(
     n, right = (sums_by_bin(values, bin_of, answers.group) for values in (np.ones(len(stated)), true))
 
     def shares(weights): return ratio(weights @ right, weights @ n)
-    found = estimate(shares, list(range(1, n.shape[1] + 1)), answers.n_groups)
+    found = estimate(shares, range(1, n.shape[1] + 1), answers.n_groups)
     table = exact_ends(found, (n > 0).sum(0)).rename(columns={'value': 'right'})
     table.insert(0, 'confidence', np.bincount(bin_of, stated) / n.sum(0))
     return table.assign(n=n.sum(0).astype(int)).rename_axis('bin')
@@ -159,10 +157,9 @@ def errors_if_calibrated(
     stated:np.ndarray, # (n,), 0 to 1
     group:np.ndarray, # patient of each photo, (n,), 0…G-1
     n_draws:int=2000, # sets of outcomes
-    seed:int=0, # same seed, same draws
 )->np.ndarray: # (n_draws,): expected calibration errors, 15 bins of equal width
     "Compute what a calibrated network with these confidences would show (Bröcker and Smith 2007)."
-    rng, bin_of = np.random.default_rng(seed), equal_width(stated)
+    rng, bin_of = np.random.default_rng(0), equal_width(stated)
     alike = intraclass_correlation(came_true, stated, group)
     size, errors = max(1, 1_000_000 // len(stated)), [] # a few draws at a time
     for start in range(0, n_draws, size):
@@ -186,12 +183,12 @@ def squared_error(
 FEWEST = 10 # patients with an outcome, right or wrong, below which the interval of squared_error is not given
 
 # %% ../../nbs/06_evaluation/13_reliability.ipynb #cccafda7
-def _squared(answers:Answers, stated:np.ndarray, true:np.ndarray, bins:int, n_boot:int, seed:int)->pd.Series:
+def _squared(answers:Answers, stated:np.ndarray, true:np.ndarray, bins:int, n_boot:int)->pd.Series:
     "Estimate the squared error with its interval, which needs enough patients of either outcome."
     bin_of = equal_mass(stated, bins)
     gaps, counts = (sums_by_bin(values, bin_of, answers.group) for values in (true - stated, np.ones(len(stated))))
     def squares(weights): return squared_error(weights, gaps, counts)
-    found = estimate(squares, ['squared_error'], answers.n_groups, n_boot, seed).iloc[0]
+    found = estimate(squares, ['squared_error'], answers.n_groups, n_boot).iloc[0]
     fewest = min(len(np.unique(answers.group[outcome])) for outcome in (true, ~true))
     return found.mask(found.index != 'value') if fewest < FEWEST else found
 
@@ -204,20 +201,19 @@ def calibration_error(
     positive:str|None=None, # a class, to look at its probability; None: the confidence in the answer
     n_boot:int=2000, # resamples of the patients; 0: no intervals
     n_draws:int=2000, # sets of outcomes of a calibrated network, 1 or more
-    seed:int=0, # of both
 )->pd.DataFrame: # rows ece, ece_if_calibrated, p_value, squared_error, rms_error; columns value, low, high
     "Compute how far stated probabilities are from the truth, and whether that is more than chance."
     answers = answers_of(predictions, group, split)
     stated, true = stated_and_true(answers, positive)
     found = expected_error(true[None], stated, equal_width(stated))[0]
-    shown = errors_if_calibrated(true, stated, answers.group, n_draws, seed)
-    squared = _squared(answers, stated, true, bins, n_boot, seed)
+    shown = errors_if_calibrated(true, stated, answers.group, n_draws)
+    squared = _squared(answers, stated, true, bins, n_boot)
     rows = {
         'ece': (found, np.nan, np.nan),
         'ece_if_calibrated': (shown.mean(), *np.quantile(shown, [.025, .975])),
         'p_value': ((1 + (shown >= found).sum()) / (1 + n_draws), np.nan, np.nan),
         'squared_error': squared,
         'rms_error': np.sqrt(squared.clip(lower=0))}
-    table = pd.DataFrame([list(row) for row in rows.values()], index=list(rows), columns=['value', 'low', 'high'])
+    table = pd.DataFrame(rows, ['value', 'low', 'high']).T
     table.attrs = {'n_photos': len(stated), 'n_groups': answers.n_groups, 'n_boot': n_boot, 'n_draws': n_draws}
     return table

@@ -17,7 +17,7 @@ from scipy.special import digamma, entr
 
 from ..core.errors import PredictionError
 from .bootstrap import estimate
-from .confusion import Answers, answers_of
+from .confusion import Answers, as_answers
 from .curve_figures import class_style
 from .predictions import probabilities, scored_part
 from .scores import Ranking, rank
@@ -65,8 +65,9 @@ def _surest_first(
     kind:str,
 )->tuple[Answers, np.ndarray, np.ndarray, Ranking]:
     "Return the scored part, which answers are wrong, how sure each is, and their order."
-    answers, sure = answers_of(predictions, group, split), confidence(scored_part(predictions, split), kind)
-    return answers, answers.chosen != answers.truth, sure, rank(sure, np.ones(len(sure), bool))
+    part = scored_part(predictions, split)
+    answers, sure = as_answers(part, group), confidence(part, kind)
+    return answers, ~answers.right, sure, rank(sure, np.ones(len(sure), bool))
 
 # %% ../../nbs/06_evaluation/18_risk_coverage.ipynb #7e15a6d3
 def risk_coverage(
@@ -74,7 +75,6 @@ def risk_coverage(
     split:str|list|None=None, # part to score, as for `scored_part`
     group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
     n_boot:int=2000, # resamples; 0: no band
-    seed:int=0, # of the resamples
     kind:str='probability', # as for `confidence`
     points:int=20, # steps of the grid of coverages
 )->pd.DataFrame: # columns coverage, confidence (of the least sure photo answered), risk, low, high
@@ -84,7 +84,7 @@ def risk_coverage(
     last = ranking.stop[np.searchsorted(ranking.stop, np.ceil(grid * len(wrong) - 1e-9))]
 
     def risks(weights): return risk_at(*answered_and_wrong(weights, answers.group, wrong, ranking), grid)
-    curve = estimate(risks, list(grid), answers.n_groups, n_boot, seed).rename(columns={'value': 'risk'})
+    curve = estimate(risks, grid, answers.n_groups, n_boot).rename(columns={'value': 'risk'})
     curve = curve.assign(coverage=last / len(wrong), confidence=sure[ranking.order][last - 1])
     return curve[['coverage', 'confidence', 'risk', 'low', 'high']].drop_duplicates('coverage').reset_index(drop=True)
 
@@ -112,7 +112,6 @@ def aurc(
     split:str|list|None=None, # part to score, as for `scored_part`
     group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
     n_boot:int=2000, # resamples; 0: values without intervals
-    seed:int=0, # of the resamples
     kind:str='probability', # as for `confidence`
 )->pd.DataFrame: # index: aurc, best, random, excess (aurc - best); columns value, low, high
     "Compute the area under the risk–coverage curve, beside the best possible and the random one, with intervals."
@@ -122,7 +121,7 @@ def aurc(
         answered, failed = answered_and_wrong(weights, answers.group, wrong, ranking)
         area, best = curve_area(answered, failed), best_area(answered[:, -1], failed[:, -1])
         return np.stack([area, best, failed[:, -1] / answered[:, -1], area - best], 1)
-    return estimate(areas, ['aurc', 'best', 'random', 'excess'], answers.n_groups, n_boot, seed)
+    return estimate(areas, ['aurc', 'best', 'random', 'excess'], answers.n_groups, n_boot)
 
 # %% ../../nbs/06_evaluation/18_risk_coverage.ipynb #af3b2a33
 def _plot_marks(axes:Axes, error:float)->None:
@@ -137,7 +136,6 @@ def plot_risk_coverage(
     split:str|list|None=None, # part to score, as for `scored_part`
     group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
     n_boot:int=2000, # resamples of the band; 0: no band
-    seed:int=0, # of the resamples
     kind:str='probability', # as for `confidence`
 )->Figure: # one panel; save it with .savefig
     "Draw risk over coverage with 95 % bands; one network alone stands between random and perfect confidences."
@@ -145,7 +143,7 @@ def plot_risk_coverage(
     axes = figure.subplots()
     tables = predictions if isinstance(predictions, dict) else {'network': predictions}
     for i, (name, table) in enumerate(tables.items()):
-        curve, style = 100 * risk_coverage(table, split, group, n_boot, seed, kind, points=25), class_style(i)
+        curve, style = 100 * risk_coverage(table, split, group, n_boot, kind, points=25), class_style(i)
         axes.plot(curve['coverage'], curve['risk'], lw=2.5, label=name, **style)
         axes.fill_between(curve['coverage'], curve['low'], curve['high'], color=style['color'], alpha=.18, lw=0)
         if len(tables) == 1: _plot_marks(axes, curve['risk'].iloc[-1] / 100)

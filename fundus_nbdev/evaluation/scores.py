@@ -8,7 +8,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/06_evaluation/scores.html.md""
 __all__ = ['photo_errors', 'equal_width', 'calibration_gaps', 'Ranking', 'rank', 'auc_and_precision', 'rank_classes']
 
 # %% ../../nbs/06_evaluation/06_scores.ipynb #65da7838
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,23 +28,20 @@ def photo_errors(
 # %% ../../nbs/06_evaluation/06_scores.ipynb #cc10a535
 def equal_width(
     stated:np.ndarray, # stated probabilities, (n,), 0 to 1
-    bins:int=15, # how many
-)->np.ndarray: # bin of each photo, (n,), 0…bins-1
-    "Put each probability into one of several bins of the same width, each with its upper edge."
-    return np.clip(np.ceil(stated * bins) - 1, 0, bins - 1).astype(int)
+)->np.ndarray: # bin of each photo, (n,), 0…14
+    "Put each probability into one of 15 bins of the same width, each with its upper edge."
+    return np.clip(np.ceil(stated * 15) - 1, 0, 14).astype(int)
 
 # %% ../../nbs/06_evaluation/06_scores.ipynb #531776c8
 def calibration_gaps(
     answers:Answers, # the scored part
-    bins:int=15, # bins of equal width from 0 to 1, each with its upper edge
-)->np.ndarray: # (n,bins): right (0 or 1) minus confidence, in the photo's bin; 0 in the others
+)->np.ndarray: # (n,15): right (0 or 1) minus confidence, in the photo's bin; 0 in the others
     "Compute how far each photo's answer was over- or underconfident, sorted into bins."
     confidence = answers.probs.max(1)
-    return np.eye(bins)[equal_width(confidence, bins)] * ((answers.chosen == answers.truth) - confidence)[:, None]
+    return np.eye(15)[equal_width(confidence)] * (answers.right - confidence)[:, None]
 
 # %% ../../nbs/06_evaluation/06_scores.ipynb #05adee42
-@dataclass(frozen=True, eq=False)
-class Ranking:
+class Ranking(NamedTuple):
     "One class against the rest, best score first; photos of equal score stand together as one tie."
     order:np.ndarray # (n,), photos from the highest score to the lowest
     positive:np.ndarray # (n,), bool, in that order: is the photo of the class?

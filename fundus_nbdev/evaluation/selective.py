@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/06_evaluation/selective.html.m
 
 # %% auto #0
 __all__ = ['Selective', 'wrong_answers', 'answer_ladder', 'fewest_to_prove', 'proven_rung', 'one_each', 'chosen_rung',
-           'fit_selective', 'score_answered', 'score_selective']
+           'fit_selective', 'score_selective']
 
 # %% ../../nbs/06_evaluation/19_selective.ipynb #edb56c04
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from scipy.stats import binom
 
 from ..core.errors import PredictionError
 from .bootstrap import estimate, group_totals
-from .confusion import answers_of, groups_of, ratio
+from .confusion import as_answers, groups_of, ratio
 from .predictions import check_predictions, fitting_part, scored_part
 from .risk_coverage import answered_and_wrong, confidence
 from .scores import rank
@@ -127,13 +127,12 @@ def fit_selective(
     kind:str='probability', # as for `confidence`
     group:str|None='patient', # with `sure`: column whose photos may fail together; None: each photo by itself
     split:str='valid', # part to choose on
-    seed:int=0, # with `sure`: which photo of each patient is tested
 )->Selective: # to be scored by `score_selective`
     "Choose from which confidence on to answer: as many photographs as the risk allows."
     if not 0 < risk < 1 or sure is not None and not 0 < sure < 1:
         raise PredictionError(f'risk {risk}, sure {sure}: expected shares between 0 and 1, such as .05 and .95')
     part = fitting_part(predictions, split)
-    tested = part if sure is None else part.iloc[one_each(groups_of(part, group), seed)]
+    tested = part if sure is None else part.iloc[one_each(groups_of(part, group))]
     ladder = answer_ladder(tested, kind)
     above = float(ladder['above'].iloc[chosen_rung(ladder, risk, sure)])
     answered = confidence(part, kind) > above
@@ -141,39 +140,27 @@ def fit_selective(
     return Selective(above, kind, risk, sure, float(answered.mean()), float(error), len(part))
 
 # %% ../../nbs/06_evaluation/19_selective.ipynb #3b360c63
-def score_answered(
+def score_selective(
     predictions:pd.DataFrame, # prediction table
-    answered:pd.Series|np.ndarray, # which of the scored photographs are answered, (n,), bool, in their order
+    selective:Selective|pd.Series|np.ndarray, # of `fit_selective`; or which scored photographs are answered, (n,), bool
     split:str|list|None=None, # part to score, as for `scored_part`
     group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
     n_boot:int=2000, # resamples; 0: values without intervals
-    seed:int=0, # of the resamples
 )->pd.DataFrame: # index: coverage, risk, refused_<class>…, recall_<class>… (of the answered); columns value, low, high
     "Compute the share answered, the share wrong of these, and how both fall on the classes, with 95 % intervals."
-    answers = answers_of(predictions, group, split)
+    part = scored_part(predictions, split)
+    answers = as_answers(part, group)
+    answered = selective.answers(part) if isinstance(selective, Selective) else selective
     if len(answered) != len(answers.truth):
         raise PredictionError(f'answered: {len(answered)} values for {len(answers.truth)} scored photographs; '
                               'expected one for each')
-    of_class, right = np.eye(len(answers.classes))[answers.truth], answers.chosen == answers.truth
+    of_class = np.eye(len(answers.classes))[answers.truth]
     said = np.asarray(answered, bool)[:, None] * of_class
-    totals = group_totals(np.concatenate([of_class, said, right[:, None] * said], 1), answers.group)
+    totals = group_totals(np.concatenate([of_class, said, answers.right[:, None] * said], 1), answers.group)
 
     def shares(weights):
         cases, said, right = np.split(weights @ totals, 3, axis=1)
         coverage, risk = said.sum(1) / cases.sum(1), 1 - ratio(right.sum(1), said.sum(1))
         return np.column_stack([coverage, risk, 1 - ratio(said, cases), ratio(right, said)])
     refused, recall = [f'refused_{c}' for c in answers.classes], [f'recall_{c}' for c in answers.classes]
-    return estimate(shares, ['coverage', 'risk', *refused, *recall], answers.n_groups, n_boot, seed)
-
-# %% ../../nbs/06_evaluation/19_selective.ipynb #26cfa273
-def score_selective(
-    predictions:pd.DataFrame, # prediction table
-    selective:Selective, # of `fit_selective`
-    split:str|list|None=None, # part to score, as for `scored_part`
-    group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
-    n_boot:int=2000, # resamples; 0: values without intervals
-    seed:int=0, # of the resamples
-)->pd.DataFrame: # index: coverage, risk, refused_<class>…, recall_<class>… (of the answered); columns value, low, high
-    "Score a selective prediction on photographs that it was not chosen on."
-    answered = selective.answers(scored_part(predictions, split))
-    return score_answered(predictions, answered, split, group, n_boot, seed)
+    return estimate(shares, ['coverage', 'risk', *refused, *recall], answers.n_groups, n_boot)

@@ -10,6 +10,7 @@ __all__ = ['ALIKE', 'OWN', 'SHARED', 'class_centres', 'posterior', 'draw_predict
 # %% ../../nbs/06_evaluation/03_simulate.ipynb #a0c099fe
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from ..core.errors import PredictionError
 from .predictions import classes_of_predictions, prediction_table, probabilities
@@ -35,9 +36,7 @@ def posterior(
 )->np.ndarray: # (n,C), rows sum to one
     "Return the exact probability of each class, by Bayes' rule."
     distance = ((seen[:, None] - class_centres(len(prior), skill))**2).sum(2)
-    logits = np.log(prior) - distance / (2 * (OWN**2 + SHARED**2))
-    weights = np.exp(logits - logits.max(1, keepdims=True))
-    return weights / weights.sum(1, keepdims=True)
+    return softmax(np.log(prior) - distance / (2 * (OWN**2 + SHARED**2)), axis=1)
 
 # %% ../../nbs/06_evaluation/03_simulate.ipynb #4a6d8de0
 def _parts(patients:np.ndarray, split:dict[str, float], rng:np.random.Generator)->np.ndarray:
@@ -80,11 +79,10 @@ def shift_folds(
     predictions:pd.DataFrame, # prediction table of one network
     seed:int=0, # of folds and shifts
     shift:float=.5, # how far the scales lie apart: standard deviation of the logits' shifts; 0: one scale
-    k:int=5, # folds
 )->pd.DataFrame: # the same rows with `fold`, each fold's scores shifted its own way
     "Make out-of-fold predictions: patients in folds, and a network for each fold."
     rng, classes = np.random.default_rng([seed, 2]), classes_of_predictions(predictions)
     patient = pd.factorize(predictions['patient'])[0]
-    fold = (rng.permutation(patient.max() + 1) % k)[patient]
-    weights = probabilities(predictions).clip(1e-12) * np.exp(shift * rng.normal(size=(k, len(classes))))[fold]
+    fold = (rng.permutation(patient.max() + 1) % 5)[patient]
+    weights = probabilities(predictions).clip(1e-12) * np.exp(shift * rng.normal(size=(5, len(classes))))[fold]
     return prediction_table(predictions.assign(fold=fold), classes, weights / weights.sum(1, keepdims=True))

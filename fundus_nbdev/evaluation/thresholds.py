@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/06_evaluation/thresholds.html.
 
 # %% auto #0
 __all__ = ['RATES', 'positive_scores', 'log_odds', 'Threshold', 'fit_line', 'make_threshold', 'allowed_misses',
-           'threshold_for_sensitivity', 'threshold_for_specificity', 'rates_of_calls', 'score_calls', 'score_threshold',
+           'threshold_for_sensitivity', 'threshold_for_specificity', 'rates_of_calls', 'score_threshold',
            'plot_threshold']
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #b64c2cc3
@@ -24,12 +24,7 @@ from ..core.errors import PredictionError
 from .bootstrap import estimate, group_totals
 from .confusion import groups_of, ratio
 from .curve_figures import CLASS_COLOURS
-from fundus_nbdev.evaluation.predictions import (
-    check_predictions,
-    classes_of_predictions,
-    fitting_part,
-    scored_part,
-)
+from .predictions import check_predictions, classes_of_predictions, fitting_part, scored_part
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #5f393192
 def positive_scores(
@@ -198,34 +193,22 @@ def rates_of_calls(
     return rates, len(sums)
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #a612728e
-def score_calls(
+def score_threshold(
     predictions:pd.DataFrame, # prediction table
-    called:pd.Series|np.ndarray, # which scored photographs are called positive, (n,), bool, by one threshold or several
-    positive:str, # the class that is called
+    threshold:Threshold|pd.Series|np.ndarray, # or which scored photographs several of them call positive, (n,), bool
+    positive:str='', # the class that is called; needed where no single `Threshold` knows it
     split:str|list|None=None, # part to score, as for `scored_part`: the test part unless asked otherwise
     group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
     n_boot:int=2000, # resamples
-    seed:int=0, # of the resamples
 )->pd.DataFrame: # index: sensitivity, specificity, ppv, npv, share_called; columns: value, low, high
-    "Score a way to call photographs positive, with 95 % intervals."
+    "Score a threshold on photographs it was not fitted on, with 95 % intervals."
     part = scored_part(predictions, split)
+    called = threshold.call(part) if isinstance(threshold, Threshold) else threshold
+    if isinstance(threshold, Threshold): positive = threshold.positive
     if len(called) != len(part):
         raise PredictionError(f'called: {len(called)} values for {len(part)} scored photographs; expected one for each')
     rates, n_groups = rates_of_calls(part, positive, np.asarray(called, bool)[:, None], group)
-    return estimate(rates, list(RATES), n_groups, n_boot, seed)
-
-# %% ../../nbs/06_evaluation/15_thresholds.ipynb #1124f8e3
-def score_threshold(
-    predictions:pd.DataFrame, # prediction table
-    threshold:Threshold, # which photographs are called positive
-    split:str|list|None=None, # part to score, as for `scored_part`: the test part unless asked otherwise
-    group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
-    n_boot:int=2000, # resamples
-    seed:int=0, # of the resamples
-)->pd.DataFrame: # index: sensitivity, specificity, ppv, npv, share_called; columns: value, low, high
-    "Score a threshold on photographs it was not fitted on, with 95 % intervals."
-    called = threshold.call(scored_part(predictions, split))
-    return score_calls(predictions, called, threshold.positive, split, group, n_boot, seed)
+    return estimate(rates, RATES, n_groups, n_boot)
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #af9b9c94
 def _draw_rate(axes, lines:np.ndarray, table:np.ndarray, chosen:float, name:str, colour:str, style:str)->None:
@@ -241,7 +224,6 @@ def plot_threshold(
     split:str|list|None=None, # part to score, as for `scored_part`
     group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
     n_boot:int=500, # resamples for the bands
-    seed:int=0, # of the resamples
 )->Figure: # one panel; save it with .savefig
     "Draw sensitivity and specificity of every threshold, with bands, and where the line was drawn."
     part, chosen = scored_part(predictions, split), threshold.value
@@ -249,7 +231,7 @@ def plot_threshold(
     ends = log_odds(np.append(np.quantile(score, [.02, .98]), chosen))
     lines = expit(np.linspace(ends.min(), ends.max(), 60))
     rates, n_groups = rates_of_calls(part, threshold.positive, score[:, None] >= np.append(lines, chosen), group)
-    table = estimate(rates, list(range(5 * 61)), n_groups, n_boot, seed).to_numpy().reshape(61, 5, 3)
+    table = estimate(rates, range(5 * 61), n_groups, n_boot).to_numpy().reshape(61, 5, 3)
     figure = Figure(figsize=(4.2, 3.5), dpi=90, layout='constrained')
     axes = figure.subplots()
     _draw_rate(axes, lines, table[:, 0], chosen, 'sensitivity', CLASS_COLOURS[0], '-')

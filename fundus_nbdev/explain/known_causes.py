@@ -11,7 +11,7 @@ __all__ = ['LOCAL_KINDS', 'degrade_region', 'train_briefly', 'KnownCauses', 'haz
 # %% ../../nbs/08_explain/05_known_causes.ipynb #f39d8186
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import cv2
 import numpy as np
@@ -112,7 +112,8 @@ def five_layers()->nn.Sequential: # (B,3,H,W) → (B,2)
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 2))
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #24dfc398
-def hazy_example()->KnownCauses: # 96 px a side
+@cache # the next pages ask for it again
+def hazy_example()->KnownCauses: # 96 px a side; made once in a process, so change nothing in it
     "Train a network to see haze, and return new photographs of other eyes whose haze it found."
     def batch(photos): return (torch.tensor(photos).permute(0, 3, 1, 2) / 255 - .5) / .25
     photos, _, label, _ = hazy_retinas(range(14), 448, seed=1)
@@ -140,7 +141,8 @@ def degraded_pairs(
     return [np.stack(parts) for parts in zip(*found)]
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #0f33626f
-def pairs_example()->tuple[KnownCauses, np.ndarray]: # 64 px a side; fields of view, (N,64,64), bool
+@cache
+def pairs_example()->tuple[KnownCauses, np.ndarray]: # 64 px a side; fields of view, (N,64,64), bool; as above
     "Train a network to tell whole from degraded, and return new photographs whose answer turned."
     def batch(photos): return torch.from_numpy(photos).permute(0, 3, 1, 2).float().contiguous() / 255 - .5
     photos, _, _ = degraded_pairs(24, 6, first=100)
@@ -172,7 +174,8 @@ def vessel_pieces(
     return (orange + ground - dark * line[:, None]).clamp(0, 1), direction
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #287c6587
-def vessel_network()->nn.Module: # takes `vessel_pieces` less .5
+@cache
+def vessel_network()->nn.Module: # takes `vessel_pieces` less .5; as above
     "Train a network of two convolutions to tell the direction of a vessel."
     def build():
         return nn.Sequential(

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
 
 import fundus_nbdev
 from ..core.errors import BundleError, ModelError
@@ -87,8 +88,7 @@ class Bundle:
     )->Tensor: # float32, (B,3,size,size)
         "Return squares of pixels as the network wants them."
         x = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 255
-        mean, std = torch.tensor(self.info.mean), torch.tensor(self.info.std)
-        return (x - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+        return normalize(x, self.info.mean, self.info.std)
 
     def mean_answer(self,
         x:Tensor, # normalised squares, (B,3,size,size)
@@ -111,11 +111,10 @@ class Bundle:
         calibrated:bool=True, # with the temperature, or as trained
     )->np.ndarray: # (M,n_classes), in the order of `rows`; each sums to one
         "Return the probability of each class for each photograph."
-        parts = []
+        parts, rows = [], np.arange(len(pixels)) if rows is None else rows
         with torch.inference_mode():
-            for i in range(0, len(pixels if rows is None else rows), bs):
-                batch = pixels[i:i + bs] if rows is None else pixels[rows[i:i + bs]]
-                answer = self.mean_answer(self.normalise(batch))
+            for i in range(0, len(rows), bs):
+                answer = self.mean_answer(self.normalise(pixels[rows[i:i + bs]]))
                 parts.append(self.calibrate(answer) if calibrated else answer)
         return torch.cat(parts).double().numpy() if parts else np.zeros((0, len(self.info.classes)))
 

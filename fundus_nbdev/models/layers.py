@@ -89,10 +89,11 @@ def conv_norm_act(
     activation:str|None='relu', # a name of `ACTIVATIONS`, or None to end with the norm
 )->nn.Sequential: # with `conv`, `norm` and `act`
     "Build a convolution and its norm, and an activation if asked for."
-    parts:list[tuple[str, nn.Module]] = [('conv', conv(n_in, n_out, kernel, stride, bias=norm == 'none')),
-                                         ('norm', norm_layer(norm, n_out))]
-    if activation is not None: parts.append(('act', activation_layer(activation)))
-    return nn.Sequential(OrderedDict(parts))
+    layers = nn.Sequential()
+    layers.add_module('conv', conv(n_in, n_out, kernel, stride, bias=norm == 'none'))
+    layers.add_module('norm', norm_layer(norm, n_out))
+    if activation is not None: layers.add_module('act', activation_layer(activation))
+    return layers
 
 # %% ../../nbs/05_models/01_layers.ipynb #0c881d73
 @torch.no_grad()
@@ -153,7 +154,7 @@ def head_layers(
     pool:str='avg', # a name of `POOLS`
 )->nn.Sequential: # (B, n_in, H, W) → logits, (B, n_classes)
     "Build global pooling, dropout if asked for, and a linear layer."
-    parts:list[tuple[str, nn.Module]] = [('pool', POOLS.find(pool)()), ('flatten', nn.Flatten())]
-    if dropout: parts.append(('dropout', nn.Dropout(dropout)))
-    n_pooled = 2 * n_in if pool == 'avg+max' else n_in
-    return nn.Sequential(OrderedDict([*parts, ('linear', nn.Linear(n_pooled, n_classes))]))
+    layers = nn.Sequential(OrderedDict(pool=POOLS.find(pool)(), flatten=nn.Flatten()))
+    if dropout: layers.add_module('dropout', nn.Dropout(dropout))
+    layers.add_module('linear', nn.Linear(2 * n_in if pool == 'avg+max' else n_in, n_classes))
+    return layers

@@ -12,7 +12,7 @@ __all__ = ['CONVOLUTIONS', 'TRANSPOSED', 'count_parameters', 'in_eval', 'version
 # %% ../../nbs/05_models/04_summary.ipynb #669cf658
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -156,8 +156,7 @@ def list_layers(
     return pd.DataFrame(rows, columns=['name', 'layer', 'output', 'parameters', 'macs'])
 
 # %% ../../nbs/05_models/04_summary.ipynb #7c8abd35
-@dataclass(frozen=True, repr=False)
-class Summary:
+class Summary(NamedTuple):
     "The layers of a network and what it costs; prints as a table."
     layers:pd.DataFrame # a row for each layer: name, layer, output, parameters, macs
     parameters:int # numbers
@@ -192,7 +191,7 @@ def total_lines(
     lines = [f'parameters      {summary.parameters:,}, trainable {summary.trainable:,}',
              f'their memory    {summary.parameter_mb:.2f} MB (of 2**20 bytes)',
              f'multiply-adds   {summary.macs:,} for one photo']
-    missing = summary.parameters - int(summary.layers.parameters.sum())
+    missing = summary.parameters - summary.layers.parameters.sum()
     if missing:
         lines.append(f'not called      {missing:,} parameters belong to modules that did not run by themselves: '
                      'their multiply-adds are not counted')

@@ -21,20 +21,20 @@ import pandas as pd
 from ..core.html import Section, section
 from ..core.progress import duration
 from ..core.text import counted, listed
-from ..models.bundle import BundleInfo
+from ..errors.study import Study
 from ..models.summary import count_parameters
 from ..training.recipe import Recipe, to_toml
 from ..data.photo_table import count_photos
+from .narrative import who_was_asked
 
 # %% ../../nbs/11_use/02_methods.ipynb #20f37208
 def describe_corrections(
     table:pd.DataFrame, # photo table; attrs: corrected and removed, numbers of photographs
 )->str: # a sentence that begins with a space; empty where nothing was corrected
     "Say what a person changed in the labels."
-    def was(n): return 'was' if n == 1 else 'were'
-    changed, removed, done = table.attrs.get('corrected', 0), table.attrs.get('removed', 0), []
-    if changed: done.append(f'{counted(changed, "label")} {was(changed)} corrected')
-    if removed: done.append(f'{counted(removed, "photograph")} {was(removed)} taken out')
+    done = []
+    for name, noun, what in (('corrected', 'label', 'corrected'), ('removed', 'photograph', 'taken out')):
+        if n := table.attrs.get(name): done.append(f'{counted(n, noun)} {"was" if n == 1 else "were"} {what}')
     return f' After a review, {" and ".join(done)}.' if done else ''
 
 # %% ../../nbs/11_use/02_methods.ipynb #9866fd0e
@@ -69,7 +69,7 @@ def describe_data(
             f'{describe_corrections(table)}')
 
 # %% ../../nbs/11_use/02_methods.ipynb #124969a5
-PARTS:dict[str, str] = {'train': 'training', 'valid': 'validation', 'test': 'test'} # split → in words
+PARTS = {'train': 'training', 'valid': 'validation', 'test': 'test'} # split → in words
 
 # %% ../../nbs/11_use/02_methods.ipynb #1834acd7
 def count_table(
@@ -88,11 +88,10 @@ def part_counts(
 )->str: # such as '33 % = 49 photographs of 16 patients for the test, 29 to watch the training, 167 to train'
     "Count the photographs in each part."
     n, test = table['split'].value_counts(), table[table['split'] == 'test']
-    tested = f'{100 * len(test) / len(table):.0f} % = {counted(len(test), "photograph")}'
-    if test['patient'].nunique() < len(test): tested += f' of {counted(test["patient"].nunique(), "patient")}'
+    tested = f'{100 * len(test) / len(table):.0f} % = {who_was_asked(test)} for the test'
     purposes = {'valid': 'watch the training', 'train': 'train'}
     others = [f'{n[part]:,} to {purpose}' for part, purpose in purposes.items() if part in n]
-    return ', '.join([f'{tested} for the test', *others])
+    return ', '.join([tested, *others])
 
 # %% ../../nbs/11_use/02_methods.ipynb #54cbb202
 def describe_split(
@@ -173,9 +172,9 @@ def describe_curves(
     return f'{says} It rose again clearly after that: the network began to memorise the training photographs.'
 
 # %% ../../nbs/11_use/02_methods.ipynb #a010f2b3
-CURVE_STYLES:list[tuple[str, str]] = [ # colour and dash of each curve
+CURVE_STYLES = [ # colour and dash of each curve
     ('#0072b2', '-'), ('#d55e00', '--'), ('#009e73', '-.'), ('#cc79a7', ':')]
-CURVE_WORDS:dict[str, str] = { # column → in words
+CURVE_WORDS = { # column → in words
     'train_loss': 'training', 'valid_loss': 'validation', 'accuracy': 'accuracy', 'f1_score': 'macro F1'}
 
 # %% ../../nbs/11_use/02_methods.ipynb #9713bbf3
@@ -233,30 +232,25 @@ class WhatWasDone(Section):
 
 # %% ../../nbs/11_use/02_methods.ipynb #0a48c3e2
 def facts(
-    recipe:Recipe, # of the run
-    infos:list[BundleInfo], # of the trained networks: one, or one for each fold
-    seconds:float, # that the run took
+    study:Study, # of a finished training
 )->list[tuple[str, str]]: # name, value
     "List seed, duration, versions and hashes."
-    found = [('seed', str(recipe.seed)), ('duration', duration(seconds)), *infos[0].versions.items()]
+    infos = [bundle.info for bundle in study.fit.bundles]
+    found = [('seed', str(study.recipe.seed)), ('duration', duration(study.seconds)), *infos[0].versions.items()]
     for k, info in enumerate(infos):
         if info.sha256: found.append((f'weights{f" of fold {k}" if len(infos) > 1 else ""} (SHA-256)', info.sha256))
     return found
 
 # %% ../../nbs/11_use/02_methods.ipynb #514d77bf
 def command_to_repeat(
-    folder:Path, # run folder
-    n_examples:int=12, # photographs in each gallery
-    shared:bool=False, # one colour scale for each gallery?
-    n_stability:int=0, # photographs that are degraded and changed
-    cam:str='hirescam', # explanation method
+    study:Study, # of a finished training
 )->str: # for a shell
     "Write the command that repeats a run."
-    words = ['fundus run', shlex.quote(str(folder/'recipe.toml'))]
-    if n_examples != 12: words.append(f'--n-examples {n_examples}')
-    if shared: words.append('--shared-scale')
-    if n_stability: words.append(f'--stability {n_stability}')
-    if cam != 'hirescam': words.append(f'--cam {shlex.quote(cam)}')
+    words = ['fundus run', shlex.quote(str(study.folder/'recipe.toml'))]
+    if study.n_examples != 12: words.append(f'--n-examples {study.n_examples}')
+    if study.shared: words.append('--shared-scale')
+    if study.n_stability: words.append(f'--stability {study.n_stability}')
+    if study.cam != 'hirescam': words.append(f'--cam {shlex.quote(study.cam)}')
     return ' '.join(words)
 
 # %% ../../nbs/11_use/02_methods.ipynb #e11e6ad8
@@ -267,6 +261,4 @@ class RepeatIt(Section):
 
     def values(self)->dict[str, Any]:
         study = self.study
-        command = command_to_repeat(study.folder, study.n_examples, study.shared, study.n_stability, study.cam)
-        infos = [bundle.info for bundle in study.fit.bundles]
-        return {'command': command, 'facts': facts(study.recipe, infos, study.seconds), 'recipe': to_toml(study.recipe)}
+        return {'command': command_to_repeat(study), 'facts': facts(study), 'recipe': to_toml(study.recipe)}

@@ -23,9 +23,9 @@ def worst_confusion(
 )->tuple[str, str, int]|None: # true class, answer, how often; None where there is no mistake
     "Find the most frequent mistake; of equals, the first in class order."
     counts = confusion(predictions)
-    off = counts.to_numpy() * (1 - np.eye(len(counts), dtype=int))
-    row, column = np.unravel_index(off.argmax(), off.shape)
-    return (counts.index[row], counts.columns[column], int(off[row, column])) if off.any() else None
+    wrong = counts.mask(np.eye(len(counts), dtype=bool), 0).T.unstack()
+    label, pred = wrong.idxmax()
+    return (label, pred, int(wrong.max())) if wrong.any() else None
 
 # %% ../../nbs/11_use/01_narrative.ipynb #15d7d8b4
 def weakest_class(
@@ -33,9 +33,7 @@ def weakest_class(
 )->tuple[str, int, int]|None: # class, its photographs recognised, all of them; None where these are equal
     "Find the class of lowest recall, of those that have photographs."
     counts = confusion(predictions)
-    cases = counts.sum(axis=1)
-    cases = cases[cases > 0]
-    hits = pd.Series(np.diag(counts), counts.index)[cases.index]
+    hits, cases = pd.Series(np.diag(counts), counts.index), counts.sum(axis=1)
     name = (hits / cases).idxmin()
     return (name, int(hits[name]), int(cases[name])) if hits[name] < cases[name] else None
 
@@ -59,7 +57,7 @@ def where_weak(
         rate = 100 * largest_error_rate(n)
         return f'It made no mistake; with {counted(n, unit)}, an error rate of up to {rate:.1f} % would still fit that.'
     (label, pred, times), (name, hits, cases) = worst, weakest
-    wrong = int((part['label'] != part['pred']).sum())
+    wrong = (part['label'] != part['pred']).sum()
     share = f'{times} of its {wrong} mistakes were'
     if times == 1: share = 'its only mistake was' if wrong == 1 else 'a typical mistake was'
     return f'It recognised {name} least well ({hits} of {cases}); {share} {label} taken for {pred}.'
@@ -73,12 +71,11 @@ def n_folds(
 
 # %% ../../nbs/11_use/01_narrative.ipynb #ab4600b8
 def who_was_asked(
-    predictions:pd.DataFrame, # prediction table
+    part:pd.DataFrame, # photographs, with `patient`
 )->str: # such as '12 photographs of 6 patients'
-    "Count the photographs that were scored, and their patients."
-    part = scored_part(predictions)
-    patients = part['patient'].nunique()
-    return counted(len(part), 'photograph') + (f' of {counted(patients, "patient")}' if patients < len(part) else '')
+    "Count photographs and, where they are known, their patients."
+    photographs, patients = counted(len(part), 'photograph'), part['patient'].nunique()
+    return f'{photographs} of {counted(patients, "patient")}' if patients < len(part) else photographs
 
 # %% ../../nbs/11_use/01_narrative.ipynb #5ea8710d
 def absent_classes(
@@ -95,14 +92,14 @@ def summarise_result(
 )->str: # two to three sentences
     "Say how many photographs were judged, how often rightly, and where the network is weakest."
     part = scored_part(predictions)
-    value, low, high = metrics.loc['accuracy', ['value', 'low', 'high']] * 100
+    value, low, high = metrics.loc['accuracy'] * 100
     interval = '' if np.isnan(low) else f'; 95 % interval {low:.0f}–{high:.0f} %'
     unseen, networks = 'none of them used in training', n_folds(predictions)
     if networks: unseen = f'each put to one of {networks} networks that had not seen it'
     absent = absent_classes(predictions)
     missing = f' No photograph was {" or ".join(absent)}: nothing is known about that.' if absent else ''
-    right = int((part['label'] == part['pred']).sum())
-    return (f'Of {who_was_asked(predictions)}, {unseen}, {right:,} {"was" if right == 1 else "were"} judged right '
+    right = (part['label'] == part['pred']).sum()
+    return (f'Of {who_was_asked(part)}, {unseen}, {right:,} {"was" if right == 1 else "were"} judged right '
             f'({value:.0f} %{interval}). {where_weak(predictions)}{missing}')
 
 # %% ../../nbs/11_use/01_narrative.ipynb #b56da903

@@ -70,15 +70,14 @@ def key_numbers(
     "Fill the tiles."
     tiles = []
     for metric, (name, meaning) in tile_words(classes).items():
-        value, low, high = metrics.loc[metric, ['value', 'low', 'high']]
-        known = not np.isnan(low) and not np.isnan(high)
+        value, low, high = metrics.loc[metric]
         tiles.append({'name': name, 'meaning': meaning, 'value': format_interval(value),
                       'interval': limits_text(low, high), 'at': strip_place(value),
-                      'low': strip_place(low) if known else None, 'high': strip_place(high) if known else None})
+                      'low': strip_place(low), 'high': strip_place(high)})
     return tiles
 
 # %% ../../nbs/11_use/03_scores.ipynb #f3e6d77f
-CLASS_COLUMNS:dict[str, str] = { # metric of a class → head of its column
+CLASS_COLUMNS = { # metric of a class → head of its column
     'recall': 'recall', 'precision': 'precision', 'specificity': 'specificity', 'f1': 'F1', 'auc': 'AUC'}
 
 # %% ../../nbs/11_use/03_scores.ipynb #ed946ce0
@@ -89,11 +88,8 @@ def class_rows(
     "Put the classes side by side."
     n, rows = scored_part(predictions)['label'].value_counts(), []
     for c in classes_of_predictions(predictions):
-        cells = []
-        for kind in CLASS_COLUMNS:
-            value, low, high = metrics.loc[f'{kind}_{c}', ['value', 'low', 'high']]
-            interval = '' if np.isnan(value) else limits_text(low, high)
-            cells.append({'value': format_interval(value), 'interval': interval})
+        found = [metrics.loc[f'{kind}_{c}'] for kind in CLASS_COLUMNS]
+        cells = [{'value': format_interval(value), 'interval': limits_text(low, high)} for value, low, high in found]
         rows.append({'name': c, 'n': int(n.get(c, 0)), 'cells': cells})
     return rows
 
@@ -108,7 +104,7 @@ def confusion_rows(
         for k, count in row.items():
             share = count / max(n, 1)
             per_cent = f'{100 * share:.0f} %' if n else ''
-            cells.append({'count': int(count), 'share': float(share), 'hit': c == k, 'per_cent': per_cent})
+            cells.append({'count': count, 'share': float(share), 'hit': c == k, 'per_cent': per_cent})
         rows.append({'name': c, 'cells': cells})
     return rows
 
@@ -118,10 +114,8 @@ def further_metrics(
     classes:list[str], # in order
 )->list[str]: # such as 'Matthews 0.81 (0.70–0.90)'
     "List the metrics of all classes together that have no tile."
-    shown, said = tile_words(classes), []
-    for name in metrics.index.intersection(list(METRICS)).difference(list(shown), sort=False):
-        said.append(f'{metric_words(name)} {format_interval(*metrics.loc[name])}')
-    return said
+    names = metrics.index.intersection(list(METRICS)).difference(list(tile_words(classes)), sort=False)
+    return [f'{metric_words(name)} {format_interval(*metrics.loc[name])}' for name in names]
 
 # %% ../../nbs/11_use/03_scores.ipynb #49d0c342
 @section('scores')
