@@ -10,7 +10,11 @@ from fundus_nbdev.synth.degradations import degrade # noqa: E402
 from fundus_nbdev.synth.retina import draw_retina # noqa: E402
 
 
+LONGEST = 'test_resume', 'test_peers', 'test_cli', 'test_audit', 'test_saliency' # first, so that no process waits for the other
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     if os.environ.get('FUNDUS_SLOW'): return
     for item in items:
         if 'slow' in item.keywords: item.add_marker(pytest.mark.skip(reason='slow: set FUNDUS_SLOW=1 to run it'))

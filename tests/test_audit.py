@@ -78,7 +78,7 @@ def test_the_drawn_set_is_clean(drawn):
 
 def test_a_duplicated_patient_is_found(tmp_path):
     "New exposures of a patient's eyes, under another name, on the other side. At 120 px the vessels of some hardly show."
-    drawn = split_table(clean_set(tmp_path/'set', 24, 200, 11))
+    drawn = split_table(clean_set(tmp_path/'set', 12, 200, 11))
     of = drawn[(drawn.split == 'train') & (drawn.kind == 'none')].iloc[0]
     again = [draw_retina(5000 + k, int(of.diameter), of.eye, of.camera, patient=int(of.person)).rgb for k in range(2)]
     for k, rgb in enumerate(again): save(rgb, tmp_path/f'again_{k}.jpg')

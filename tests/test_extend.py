@@ -8,7 +8,7 @@ import tomllib
 import pandas as pd
 import pytest
 
-from commands import folder_of, in_shell
+from commands import folder_of, in_shell, several_in_shell
 
 MINE = Path(__file__).with_name('newcomer.py')
 ASKED = ['--set', 'model.name=grid', '--set', 'model.width=4', '--set', 'training.monitor=mean_margin', '--set', 'data.degrade=fog',
@@ -62,17 +62,21 @@ def test_the_command_line_compares_by_a_metric(place, folder):
     assert ran.returncode == 0 and 'mean_margin of a' in ran.stdout, ran.stderr
 
 
-@pytest.mark.parametrize('setting, said', [('model.name=grid', "network 'grid' is not known"), ('data.degrade=fog', "expected one of 'defocus'"),
-                                           ('training.monitor=mean_margin', "expected one of 'accuracy'")])
-def test_nothing_of_it_is_known_without_the_file(place, photos, setting, said):
-    ran = in_shell(place, 'run', '--data', photos, '--set', setting)
-    assert ran.returncode == 1 and said in ran.stderr
+def refusals(place, words, expected): # setting → what is said of it
+    ran = several_in_shell(place, *[[*words, '--set', setting] for setting in expected])
+    for heard, said in zip(ran, expected.values(), strict=True): assert said in heard, heard
+
+
+def test_nothing_of_it_is_known_without_the_file(place, photos):
+    refusals(place, ['run', '--data', photos], {
+        'model.name=grid': "network 'grid' is not known", 'data.degrade=fog': "expected one of 'defocus'",
+        'training.monitor=mean_margin': "expected one of 'accuracy'"})
 
 
 def test_arguments_are_checked_against_the_signature(place, photos):
-    for setting, said in [('model.widht=4', 'did you mean model.width?'), ('model.width=65', 'a whole number from 1 to 64'), ('model.depth=18', 'no setting model.depth')]:
-        ran = in_shell(place, '--extend', MINE, 'run', '--data', photos, '--set', 'model.name=grid', '--set', setting)
-        assert ran.returncode == 1 and said in ran.stderr, ran.stderr
+    refusals(place, ['--extend', MINE, 'run', '--data', photos, '--set', 'model.name=grid'], {
+        'model.widht=4': 'did you mean model.width?', 'model.width=65': 'a whole number from 1 to 64',
+        'model.depth=18': 'no setting model.depth'})
 
 
 def test_a_bundle_says_what_it_lacks(folder):

@@ -114,7 +114,7 @@ def photos(size=64): return blotches(2, 1, size)[0]
 
 
 each_network = pytest.mark.parametrize('name', NETWORKS)
-each_weights = pytest.mark.parametrize('weights', ['random', 'trained'])
+each_weights = pytest.mark.parametrize('weights', ['random', pytest.param('trained', marks=pytest.mark.slow)])
 
 
 # peers

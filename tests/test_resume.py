@@ -76,7 +76,7 @@ depth = 10
 width = 4
 dropout = 0.2
 [training]
-epochs = 3
+epochs = 2
 bs = 4
 label_smoothing = 0.1
 focal = 1.0
@@ -126,7 +126,7 @@ def test_two_undisturbed_runs_are_the_same(place, live, undisturbed):
     assert_same(place/'twice', undisturbed)
 
 
-EVENTS = ('batch', 12, 4), ('write', 25, 3), ('half', 40, 4), ('renamed', 25, 3) # kind, most of them, how many to try
+EVENTS = ('batch', 9, 4), ('write', 17, 3), ('half', 28, 4), ('renamed', 17, 3) # kind, most of them, how many to try
 POINTS = [(kind, at) for kind, most, n in EVENTS for at in random.Random(kind).sample(range(1, most + 1), n)]
 ENDS = {} # of the killed lives: point → exit code
 
@@ -138,11 +138,6 @@ def test_killed_once(place, live, undisturbed, kind, at):
     assert ENDS[kind, at] in (-signal.SIGKILL, 0) # 0: the run has fewer such events
     assert live(folder) == 0
     assert_same(folder, undisturbed)
-
-
-def test_the_points_are_reached(place, live):
-    killed = [live(place/f'reached-{kind}', kind, 3) for kind in ('batch', 'write', 'half', 'renamed')]
-    assert killed == [-signal.SIGKILL] * 4
 
 
 def test_killed_again_and_again(place, live, undisturbed):
@@ -212,4 +207,5 @@ def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_offered(place, li
 
 def test_most_kill_points_killed(): # stands last: it counts what `test_killed_once` met
     if len(ENDS) < len(POINTS): pytest.skip('not all kill points were run')
-    assert list(ENDS.values()).count(-signal.SIGKILL) >= 10, ENDS
+    killed = [kind for (kind, _), code in ENDS.items() if code == -signal.SIGKILL]
+    assert len(killed) >= 10 and set(killed) == {kind for kind, *_ in EVENTS}, ENDS
