@@ -3,6 +3,7 @@
 Hand-written: a page can't export what exports it."""
 from collections.abc import Callable
 from importlib import import_module
+import os
 import subprocess
 import sys
 
@@ -26,7 +27,8 @@ def run(
     command:str, # a key of `COMMANDS`
 ): # ends with the command's exit code
     "Run a command of nbdev on the words of the command line, as a script of its own: nbdev reads them only there."
-    sys.exit(subprocess.call([sys.executable, '-m', 'fundus_nbdev.dev', command, *sys.argv[1:]]))
+    env = {'OMP_NUM_THREADS': '1'} | os.environ # pages are tested side by side, one on each core
+    sys.exit(subprocess.call([sys.executable, '-m', 'fundus_nbdev.dev', command, *sys.argv[1:]], env=env))
 
 
 def nbdev_test(): run('nbdev_test')

@@ -32,9 +32,10 @@ from ..photos.photo import show_photos
 # %% ../../nbs/10_errors/01_label_issues.ipynb #38c3aeed
 def order_by_doubt(
     predictions:pd.DataFrame, # prediction table, of photographs that its network had not seen
+    split:str|list|None=None, # part to look at, as for `scored_part`
 )->pd.DataFrame: # rank, path, patient, label, suggestion (the most probable class), p_label, p_suggestion
     "Order photographs by how little their label is believed, the most doubtful first."
-    part = scored_part(predictions)
+    part = scored_part(predictions, split)
     classes, p = classes_of_predictions(part), probabilities(part)
     own = p[np.arange(len(part)), [classes.index(label) for label in part.label]]
     suggestion = np.array(classes)[p.argmax(1)]

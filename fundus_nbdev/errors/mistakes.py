@@ -62,9 +62,10 @@ def select_mistakes(
     kind:str, # a key of `MISTAKE_KINDS`
     positive:str|None=None, # class that the kinds speak of; None: the first one
     n:int=12, # rows at most
+    split:str|list|None=None, # part to look at, as for `scored_part`
 )->pd.DataFrame: # rows of the table and `confidence`, the probability of the answer; index 0…
     "Select the most confident mistakes, the least sure answers, or a mix of right answers."
-    part = scored_part(predictions)
+    part = scored_part(predictions, split)
     classes = classes_of_predictions(part)
     positive = classes[0] if positive is None else positive
     if kind not in MISTAKE_KINDS:

@@ -52,9 +52,10 @@ def stratified_auc(
 def measured_part(
     predictions:pd.DataFrame, # prediction table
     factors:pd.DataFrame, # index: path; numbers
+    split:str|list|None=None, # part to look at, as for `scored_part`
 )->tuple[pd.DataFrame, pd.DataFrame]: # rows whose photographs were measured; their factors; both with index 0…
     "Put answers and factors side by side."
-    part = scored_part(predictions)
+    part = scored_part(predictions, split)
     known = part[part.path.isin(factors.dropna().index)].reset_index(drop=True)
     return known, factors.loc[known.path].reset_index(drop=True)
 
@@ -69,9 +70,10 @@ def compare_answers(
     factors:pd.DataFrame, # index: path; quality factors
     n_boot:int=2000, # resamples of the patients
     seed:int=0, # of the resamples
+    split:str|list|None=None, # part to look at, as for `scored_part`
 )->pd.DataFrame: # index: factor; columns `FACTOR_COLUMNS`; the largest effect first
     "Compare the photographs of wrong answers with those of right ones of the same class, factor by factor."
-    part, values = measured_part(predictions, factors)
+    part, values = measured_part(predictions, factors, split)
     wrong, group = (part.label != part.pred).to_numpy(), pd.factorize(part.patient)[0]
     if not wrong.any() or wrong.all(): return pd.DataFrame(columns=FACTOR_COLUMNS)
     label = part.label.to_numpy()
@@ -156,9 +158,10 @@ def find_slices(
     predictions:pd.DataFrame, # prediction table
     factors:pd.DataFrame, # index: path; quality factors
     seed:int=0, # of the halves
+    split:str|list|None=None, # part to look at, as for `scored_part`
 )->pd.DataFrame: # `SLICE_COLUMNS`, counted on the half on which the rule was not found; what holds first
     "Find rules under which mistakes are more frequent on one half of the patients, and test them on the other."
-    part, values = measured_part(predictions, factors)
+    part, values = measured_part(predictions, factors, split)
     wrong, first, rows = (part.label != part.pred).to_numpy(), halves(part.patient, seed), []
     for found, tested in ((first, ~first), (~first, first)):
         if wrong[found].sum() < 5: continue # nothing to learn a rule from
@@ -184,11 +187,12 @@ def find_causes(
     factors:pd.DataFrame, # index: path; quality factors
     n_boot:int=2000, # resamples of the patients
     seed:int=0, # of resamples and halves
+    split:str|list|None=None, # part to look at, as for `scored_part`
 )->Causes:
     "Look for causes of wrong answers."
-    part, _ = measured_part(predictions, factors)
-    compared = compare_answers(predictions, factors, n_boot, seed)
-    slices = find_slices(predictions, factors, seed)
+    part, _ = measured_part(predictions, factors, split)
+    compared = compare_answers(predictions, factors, n_boot, seed, split)
+    slices = find_slices(predictions, factors, seed, split)
     return Causes(compared, slices, len(part), (part.label != part.pred).sum())
 
 # %% ../../nbs/10_errors/08_slices.ipynb #0b60e2a0
