@@ -9,11 +9,11 @@ __all__ = ['Answers', 'groups_of', 'as_answers', 'answers_of', 'confusion', 'plo
            'cohen_kappa', 'matthews']
 
 # %% ../../nbs/06_evaluation/05_confusion.ipynb #039e64eb
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-if TYPE_CHECKING: from matplotlib.figure import Figure # else loaded when something is drawn
+from matplotlib.figure import Figure
 
 from ..core.errors import PredictionError
 from .predictions import classes_of_predictions, probabilities, scored_part
@@ -85,9 +85,8 @@ def confusion(
 def plot_confusion(
     predictions:pd.DataFrame, # prediction table
     split:str|list|None=None, # part to score, as for `scored_part`
-)->'Figure': # one panel; save it with .savefig
+)->Figure: # one panel; save it with .savefig
     "Draw the confusion matrix: counts, and the share of each true class in colour and per cent."
-    from matplotlib.figure import Figure
     counts = confusion(predictions, split)
     shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0).to_numpy()
     side = 1.3 + .85 * len(counts)
