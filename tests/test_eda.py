@@ -15,7 +15,7 @@ from fundus_nbdev.audit.differences import describe_pair, separate_classes
 from fundus_nbdev.audit.eda import look_at_data
 from fundus_nbdev.audit.univariate import clear
 
-DRAWS = 20
+DRAWS = 40
 
 
 def numbers_and_table(seed, planted=0., n_patients=60, classes=('Good', 'Bad')):

@@ -172,7 +172,7 @@ def judge_tree(
         columns = [choose_one(x[grown], y[grown])] if alone else range(x.shape[1])
         asked.append([values.columns[k] for k in columns])
         model = tree_model(len(grown), len(classes)).fit(x[np.ix_(grown, columns)], y[grown])
-        order = np.searchsorted(model.classes_, classes)
+        order = [list(model.classes_).index(name) for name in classes]
         shares[judged] = model.predict_proba(x[np.ix_(judged, columns)])[:, order]
         fold_of[judged] = fold
     answers = prediction_table(table.drop(columns='split', errors='ignore').assign(fold=fold_of), classes, shares)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.basics import (CategoryBlock, DataBlock, DataLoaders, IntToFloatTensor, Normalize, TensorCategory,
-                           TensorImage, TfmdDL, TransformBlock)
+    TensorImage, TfmdDL, TransformBlock)
 
 from ..core.errors import TableError
 from .augment import AUGMENTATIONS, degrade_photos

@@ -24,7 +24,7 @@ from numpy import ndarray
 
 from ..core.parallel import map_threads, or_reason
 from .copies import (SIDE, SIZES, detail_vectors, grey_thumbnail,
-                                      likely_pairs, picture_difference, same_files)
+    likely_pairs, picture_difference, same_files)
 from .pairs import ENDS, hold_together, join
 from .vessels import likeness, partners, vessel_thumbnails
 from ..photos.field_of_view import load_crop
@@ -55,6 +55,7 @@ def disk_array(
     dtype:type, # of the array
 )->ndarray: # zeros
     "Make an array on the disk, in a temporary file that vanishes with it."
+    if not all(shape): return np.zeros(shape, dtype) # no file is that short
     file = TemporaryFile()
     array = np.memmap(file, dtype, 'w+', shape=shape)
     if hasattr(os, 'posix_fallocate'): os.posix_fallocate(file.fileno(), 0, array.nbytes) # a full disk shows now

@@ -13,7 +13,6 @@ import numpy as np
 from numpy import ndarray
 
 from .pairs import as_pairs, most_alike
-from .copies import detail
 
 # %% ../../nbs/04_data/08_vessels.ipynb #6c581ef0
 def vessel_map(
@@ -24,10 +23,10 @@ def vessel_map(
     inside = cv2.morphologyEx((crop.max(2) > 18).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((13, 13)))
     inside = cv2.erode(inside, np.ones((23, 23)), borderValue=0).astype(np.float32)
     def blur(x, sigma=scale): return cv2.GaussianBlur(x, (0, 0), sigma)
-    green = np.log(crop[..., 1] + np.float32(10))
-    fine = blur(detail(green, inside, scale), .7) * inside
+    around, green = blur(inside) + 1e-3, np.log(crop[..., 1] + np.float32(10))
+    fine = blur((green - blur(green * inside) / around) * inside, .7) * inside
     texture = np.sqrt((fine**2).sum() / max(inside.sum(), 1))
-    return fine / (np.sqrt(blur(fine**2) / (blur(inside) + 1e-3)) + .01), float(texture)
+    return fine / (np.sqrt(blur(fine**2) / around) + .01), float(texture)
 
 # %% ../../nbs/04_data/08_vessels.ipynb #744934e3
 def vessel_thumbnails(

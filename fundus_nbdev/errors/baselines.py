@@ -67,7 +67,8 @@ def factor_baseline(
     train, classes = (table.split == 'train').to_numpy(), classes_of(table)
     name = best_factor(table[train], factors[train])
     model = factor_model().fit(factors.loc[train, [name]].to_numpy(), table.label[train])
-    p = model.predict_proba(factors[[name]].to_numpy())[:, np.searchsorted(model.classes_, classes)]
+    order = [list(model.classes_).index(c) for c in classes]
+    p = model.predict_proba(factors[[name]].to_numpy())[:, order]
     return prediction_table(table, classes, p), name
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #8b82480c

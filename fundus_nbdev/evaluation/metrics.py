@@ -54,8 +54,10 @@ def group_sums(
 )->np.ndarray: # (G, C·C + 2 + 15): cells of the confusion matrix, log loss and Brier, calibration gaps
     "Compute what each patient adds to the sums that the metrics are made of."
     C = len(answers.classes)
-    cells = np.eye(C * C)[answers.truth * C + answers.chosen]
-    return group_totals(np.concatenate([cells, photo_errors(answers), calibration_gaps(answers)], 1), answers.group)
+    cells = np.zeros((answers.n_groups, C * C))
+    np.add.at(cells, (answers.group, answers.truth * C + answers.chosen), 1)
+    errors = np.concatenate([photo_errors(answers), calibration_gaps(answers)], 1)
+    return np.concatenate([cells, group_totals(errors, answers.group)], 1)
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #dedcda00
 def metric_values(
@@ -198,6 +200,7 @@ def per_class(
 )->pd.DataFrame: # rows: classes; columns: precision, recall, specificity, f1, auc, as text with intervals
     "Put the classes side by side, to be read."
     table = pd.DataFrame(index=pd.Index(classes_of_metrics(metrics), name='class'))
+    found = metrics[['value', 'low', 'high']]
     for kind in ('precision', 'recall', 'specificity', 'f1', 'auc'):
-        table[kind] = [format_interval(*metrics.loc[f'{kind}_{c}']) for c in table.index]
+        table[kind] = [format_interval(*found.loc[f'{kind}_{c}']) for c in table.index]
     return table

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy.special import ndtr
 
 from ..core.errors import PredictionError
-from .bootstrap import estimate, group_totals
+from .bootstrap import estimate
 from .confusion import Answers, answers_of, ratio
 from .curve_figures import class_style
 from .scores import equal_width
@@ -49,7 +49,9 @@ def sums_by_bin(
     group:np.ndarray, # patient of each photo, (n,), 0…G-1
 )->np.ndarray: # (G,B)
     "Compute what each patient adds to each bin."
-    return group_totals(np.eye(bin_of.max() + 1)[bin_of] * values[:, None], group)
+    sums = np.zeros((group.max() + 1, bin_of.max() + 1))
+    np.add.at(sums, (group, bin_of), values)
+    return sums
 
 # %% ../../nbs/06_evaluation/13_reliability.ipynb #30c2270c
 def exact_ends(

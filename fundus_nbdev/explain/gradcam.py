@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from ..core.errors import ExplainError
 from .cam import CAM_METHODS, Look
 from .classes import Classes, all_finite
-from .hooks import caller_autocast, isolated
+from .hooks import caller_autocast, unrecorded
 from .layer_view import look_at
 from .layers import Layer
-from ..models.summary import in_eval
+from ..models.summary import KeptBuffers, in_eval
 
 # %% ../../nbs/08_explain/08_gradcam.ipynb #a8127bd3
 def compute_maps(
@@ -46,14 +46,19 @@ class RepeatedCam:
         method:str, # a name in `CAM_METHODS`
     ):
         self.model, self.layer, self.method = getattr(model, '_orig_mod', model), layer, CAM_METHODS.find(method)
+        self.parts = list(self.model.modules())
+        self.buffers = KeptBuffers(self.parts)
 
     def __call__(self,
         x:Tensor, # photos, (B,3,H,W)
         classes:Classes=None, # as for `grad_cam`
     )->Tensor: # maps, (B,C,h,w)
-        with isolated(self.model, x) as photos:
-            self.layer, look = look_at(self.model, photos, self.layer, classes)
-            with caller_autocast(photos.device.type, enabled=False): return compute_maps(look, self.method)
+        if not self.buffers.unchanged(): self.buffers = KeptBuffers(self.parts) # somebody trained, or loaded weights
+        with in_eval(self.parts), unrecorded(x) as photos:
+            try:
+                self.layer, look = look_at(self.model, photos, self.layer, classes)
+                with caller_autocast(photos.device.type, enabled=False): return compute_maps(look, self.method)
+            finally: self.buffers.restore()
 
 # %% ../../nbs/08_explain/08_gradcam.ipynb #3a0e25d5
 def grad_cam(
@@ -74,4 +79,5 @@ def explaining(
     method:str='gradcam', # a name in `CAM_METHODS`
 )->Iterator[RepeatedCam]: # explain(x, classes=None) → maps (B,C,h,w)
     "Explain in a loop: `with explaining(model) as explain: explain(x, classes)`."
-    with in_eval(model): yield RepeatedCam(model, layer, method)
+    explain = RepeatedCam(model, layer, method)
+    with in_eval(explain.parts): yield explain

@@ -32,7 +32,7 @@ from ..data.photo_table import classes_of
 from ..models.bundle import Bundle, BundleInfo, load_bundle, save_bundle, versions
 from .callbacks import HistoryCB, ProgressCB
 from .checkpoint import (CheckpointCB, ResumableLearner, checkpoints,
-                                              newest_checkpoint, remove_checkpoint, software_versions)
+    newest_checkpoint, remove_checkpoint, software_versions)
 from .distributed import together
 from .learner import build_model, class_weights, make_learner
 from .loggers import log_callbacks
@@ -40,7 +40,7 @@ from .prepare import Prepared, prepare_photos
 from .processes import broadcast, main_process, main_process_first
 from .recipe import Recipe, make_recipe, recipe_values, to_toml
 from .run_folder import (begin_folder, check_folder, command_to_resume, keep_split,
-                                              lock_folder, name_run_in_errors, unfinished_recipe)
+    lock_folder, name_run_in_errors, unfinished_recipe)
 
 # %% ../../nbs/07_training/20_fit.ipynb #6f435e03
 def bundle_info(

@@ -92,7 +92,7 @@ def summarise_result(
 )->str: # two to three sentences
     "Say how many photographs were judged, how often rightly, and where the network is weakest."
     part = scored_part(predictions)
-    value, low, high = metrics.loc['accuracy'] * 100
+    value, low, high = metrics.loc['accuracy', ['value', 'low', 'high']] * 100
     interval = '' if np.isnan(low) else f'; 95 % interval {low:.0f}–{high:.0f} %'
     unseen, networks = 'none of them used in training', n_folds(predictions)
     if networks: unseen = f'each put to one of {networks} networks that had not seen it'

@@ -70,7 +70,7 @@ def key_numbers(
     "Fill the tiles."
     tiles = []
     for metric, (name, meaning) in tile_words(classes).items():
-        value, low, high = metrics.loc[metric]
+        value, low, high = metrics.loc[metric, ['value', 'low', 'high']]
         tiles.append({'name': name, 'meaning': meaning, 'value': format_interval(value),
                       'interval': limits_text(low, high), 'at': strip_place(value),
                       'low': strip_place(low), 'high': strip_place(high)})
@@ -88,7 +88,7 @@ def class_rows(
     "Put the classes side by side."
     n, rows = scored_part(predictions)['label'].value_counts(), []
     for c in classes_of_predictions(predictions):
-        found = [metrics.loc[f'{kind}_{c}'] for kind in CLASS_COLUMNS]
+        found = [metrics.loc[f'{kind}_{c}', ['value', 'low', 'high']] for kind in CLASS_COLUMNS]
         cells = [{'value': format_interval(value), 'interval': limits_text(low, high)} for value, low, high in found]
         rows.append({'name': c, 'n': int(n.get(c, 0)), 'cells': cells})
     return rows
@@ -115,7 +115,8 @@ def further_metrics(
 )->list[str]: # such as 'Matthews 0.81 (0.70–0.90)'
     "List the metrics of all classes together that have no tile."
     names = metrics.index.intersection(list(METRICS)).difference(list(tile_words(classes)), sort=False)
-    return [f'{metric_words(name)} {format_interval(*metrics.loc[name])}' for name in names]
+    found = metrics[['value', 'low', 'high']]
+    return [f'{metric_words(name)} {format_interval(*found.loc[name])}' for name in names]
 
 # %% ../../nbs/11_use/03_scores.ipynb #49d0c342
 @section('scores')
