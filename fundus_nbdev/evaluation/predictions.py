@@ -61,7 +61,9 @@ def name_rows(
 )->list[str]: # one line for each row named
     "Say which rows of a column are wrong: three by name, and how many more."
     def shown(value): return repr(value) if isinstance(value, str) and value != (value.strip() or None) else value
-    rows, found = np.flatnonzero(wrong), predictions[column].to_numpy()
+    rows = np.flatnonzero(wrong)
+    if not len(rows): return [] # the common case, and checks run often
+    found = predictions[column].to_numpy()
     paths = predictions['path'] if 'path' in predictions else pd.Series('no path', predictions.index)
     lines = [
         f'row {predictions.index[i]} ({paths.iloc[i]}), {column}: found {shown(found[i])}; {expected}'
@@ -89,7 +91,9 @@ def as_numbers(
     predictions:pd.DataFrame, # prediction table
 )->pd.DataFrame: # (n_photos, n_classes); NaN for what is no number
     "Return the probability columns as numbers."
-    return predictions[probability_columns(predictions)].apply(pd.to_numeric, errors='coerce')
+    values = predictions[probability_columns(predictions)]
+    try: return values.astype(float)
+    except (TypeError, ValueError): return values.apply(pd.to_numeric, errors='coerce')
 
 # %% ../../nbs/06_evaluation/01_predictions.ipynb #6379ad16
 def probability_problems(
@@ -98,11 +102,13 @@ def probability_problems(
     "List the values that are not probabilities, and the rows that don't sum to one."
     numbers, lines = as_numbers(predictions), []
     if numbers.empty: return [] # `column_problems` says so
-    wrong = ~((numbers >= 0) & (numbers <= 1)) # text, NaN, infinite, negative or above one
-    for c in numbers: lines += name_rows(predictions, wrong[c], c, 'expected a number from 0 to 1')
-    sums, total = numbers.sum(axis=1).astype(float), ' + '.join(numbers)
-    tolerance = max(.002, .0005 * len(numbers.columns)) # half a thousandth for each of many classes
-    off = (abs(sums - 1) > tolerance) & ~wrong.any(axis=1)
+    values = numbers.to_numpy(float)
+    wrong = ~((values >= 0) & (values <= 1)) # text, NaN, infinite, negative or above one
+    for c, rows in zip(numbers, wrong.T): lines += name_rows(predictions, rows, c, 'expected a number from 0 to 1')
+    sums, total = values.sum(1), ' + '.join(numbers)
+    tolerance = max(.002, .0005 * values.shape[1]) # half a thousandth for each of many classes
+    off = (abs(sums - 1) > tolerance) & ~wrong.any(1)
+    if not off.any(): return lines
     expected = 'expected a sum of 1 (apply softmax to logits)'
     return lines + name_rows(predictions.assign(**{total: sums.round(4)}), off, total, expected)
 
@@ -143,7 +149,7 @@ def row_problems(
     lines = []
     for c in ('path', 'patient', 'fold'):
         if c not in predictions: continue
-        empty = predictions[c].isna() | (predictions[c].astype(str).str.strip() == '')
+        empty = predictions[c].isna() | np.array([not str(value).strip() for value in predictions[c]])
         lines += name_rows(predictions, empty, c, 'expected a value')
     if 'path' in predictions:
         expected = 'expected each photo once; this one is there before'
