@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/run_folder.html.md
 
 # %% auto #0
 __all__ = ['RUN_FILES', 'check_folder', 'is_made', 'empty_folder', 'new_folder', 'keep_split', 'unfinished_recipe',
-           'command_to_resume', 'own_message', 'name_run_in_errors', 'begin_folder', 'lock_folder']
+           'command_to_resume', 'own_message', 'name_run_in_errors', 'lock_folder']
 
 # %% ../../nbs/07_training/18_run_folder.ipynb #59d82169
 from collections.abc import Callable, Iterator
@@ -20,10 +20,10 @@ import shlex
 import pandas as pd
 
 from ..core.errors import DiskError, RunError, TrainingError
-from ..core.files import remove_unfinished, write_whole
+from ..core.files import remove_unfinished
 from ..data.split import save_split
 from .checkpoint import Stopped
-from .recipe import Recipe, read_recipe, to_toml
+from .recipe import Recipe, read_recipe
 from ..core.html import SECTIONS
 
 # %% ../../nbs/07_training/18_run_folder.ipynb #e6e5e984
@@ -138,17 +138,6 @@ def name_run_in_errors(
         message = f'{own_message(error)} {ways[kind]}'.strip()
         say(message)
         raise (Stopped if kind is KeyboardInterrupt else kind)(message) from error
-
-# %% ../../nbs/07_training/18_run_folder.ipynb #c35ad3c0
-def begin_folder(
-    recipe:Recipe, # to be followed
-    folder:str|Path|None, # asked for
-    overwrite:bool, # replace the run that is there
-)->Path: # the run folder, with its recipe
-    "Make a run folder with its recipe in it (writes files)."
-    folder = new_folder(recipe.name, folder, overwrite)
-    write_whole(folder/'recipe.toml', to_toml(recipe))
-    return folder
 
 # %% ../../nbs/07_training/18_run_folder.ipynb #90b79e2c
 @contextmanager
