@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import warnings
 
-import torch.distributed
+import torch
 from fastai.basics import Learner, TfmdDL, num_distrib, to_detach
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ..core.errors import TrainingError
 from ..data.datablock import PixelLoader
@@ -80,12 +80,12 @@ def gather_rows(
     part:Tensor, # this process's rows of a batch: rank, rank+W, rank+2W, …; (n,…)
 )->Tensor: # all rows, in order
     "Collect the parts of all processes, and put the whole batch together."
-    if not torch.distributed.is_initialized(): return part
-    processes, total = torch.distributed.get_world_size(), int(all_sum(torch.tensor(len(part))))
+    if not distributed.is_initialized(): return part
+    processes, total = distributed.get_world_size(), int(all_sum(torch.tensor(len(part))))
     filled = part.new_zeros(-(-total // processes), *part.shape[1:]).as_subclass(Tensor)
     filled[:len(part)] = part
     parts = [torch.empty_like(filled) for _ in range(processes)]
-    torch.distributed.all_gather(parts, filled)
+    distributed.all_gather(parts, filled)
     return interleave(parts, total).as_subclass(type(part))
 
 # %% ../../nbs/07_training/15_distributed.ipynb #84964426
@@ -93,7 +93,6 @@ class GlobalBatchCB(RestoringCB):
     "Show callbacks and metrics the whole batch of all processes; changes `across` of the loss during the fit."
     order = 4 # after mixing (0), before the check for finite losses (5)
     shared:nn.Module|None = None # the loss that is changed
-    asked_to_stop = False
 
     def before_fit(self):
         self.restore()
@@ -137,8 +136,8 @@ def norm_layers(
     model:nn.Module, # a network
 )->list[tuple[nn.Module, str, nn.Module]]: # parent, name in it, layer
     "Find the batch norms of a network, and where they belong."
-    places = [(parent, *child) for parent in model.modules() for child in parent.named_children()]
-    return [place for place in places if isinstance(place[2], nn.modules.batchnorm._BatchNorm)]
+    return [(parent, name, layer) for parent in model.modules() for name, layer in parent.named_children()
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
 # %% ../../nbs/07_training/15_distributed.ipynb #1ba4bda2
 @contextmanager
