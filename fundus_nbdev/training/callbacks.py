@@ -140,7 +140,7 @@ class HistoryCB(Callback):
     def __init__(self,
         file:str|Path, # CSV to write, replaced at the first finished epoch
     ):
-        self.file, self.past = Path(file), 0
+        self.file = Path(file)
         self.rows:list[dict[str, Any]] = []
 
     def before_fit(self): # a second fit counts on
@@ -149,8 +149,7 @@ class HistoryCB(Callback):
     def after_epoch(self):
         values = epoch_values(self.recorder)
         if values is None or hasattr(self.learn, 'lr_finder'): return
-        lr = float(self.opt.hypers[-1]['lr'])
-        self.rows.append({'epoch': self.past + self.epoch + 1, **values, 'lr': lr})
+        self.rows.append({'epoch': self.past + self.epoch + 1, **values, 'lr': float(self.opt.hypers[-1]['lr'])})
         if not rank_distrib(): write_whole(self.file, pd.DataFrame(self.rows).to_csv(index=False))
 
     def state_dict(self): return {'rows': self.rows, 'past': self.past}

@@ -84,8 +84,7 @@ def split_photos(
     "Split a table as the recipe says."
     data = recipe.data
     if data.group == 'near_duplicates':
-        show = progress.counter('Looking for near-identical photographs')
-        table = group_near_duplicates(table, progress=show)
+        table = group_near_duplicates(table, progress.counter('Looking for near-identical photographs'))
     if not data.folds:
         return [check_test(check_split(split_table(table, test=data.test, valid=data.valid, seed=recipe.seed)))]
     folded = add_folds(table, n_folds=data.folds, seed=recipe.seed)

@@ -32,7 +32,7 @@ class TrackCB(TrackerCallback):
         say:Callable|None=None, # gets one line when something is decided; None: say nothing
     ):
         super().__init__(monitor, comp, min_delta)
-        self.say, self.wait, self.begun, self.new_best = say or noop, 0, False, False
+        self.say = say or noop
 
     def before_fit(self):
         self.run = is_training(self.learn)
