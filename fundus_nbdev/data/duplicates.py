@@ -13,8 +13,8 @@ __all__ = ['STEPS', 'SAME_PICTURE', 'LOOK_ALIKE', 'DUPLICATE_KINDS', 'DUPLICATE_
 # %% ../../nbs/04_data/09_duplicates.ipynb #b40d3ac6
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from tempfile import TemporaryFile
+from typing import NamedTuple
 import os
 import time
 
@@ -32,8 +32,7 @@ from ..photos.field_of_view import load_crop
 # %% ../../nbs/04_data/09_duplicates.ipynb #8c748b13
 STEPS = 25 # grey levels of the vessel thumbnail for each unit
 
-@dataclass(frozen=True, eq=False)
-class Thumbnail:
+class Thumbnail(NamedTuple):
     "What is compared of a photograph."
     grey:ndarray # (64,64), uint8; 0 outside the field of view
     vessels:ndarray # (96,96), int8; all 0 where there are none
@@ -67,11 +66,11 @@ class Thumbnails:
     def __init__(self,
         paths:list[str], # photographs, N, each once
     ):
-        self.paths = paths
-        self.looks = np.zeros((len(paths), len(SIZES), 256), np.float16) # of `detail_vectors`
-        self.coarse = np.zeros((len(paths), 24, 24), np.float16) # vessels at first sight
-        self.grey = disk_array((len(paths), SIDE, SIDE), np.uint8)
-        self.vessels = disk_array((len(paths), 96, 96), np.int8)
+        self.paths, n = paths, len(paths)
+        self.looks = np.zeros((n, len(SIZES), 256), np.float16) # of `detail_vectors`
+        self.coarse = np.zeros((n, 24, 24), np.float16) # vessels at first sight
+        self.grey = disk_array((n, SIDE, SIDE), np.uint8)
+        self.vessels = disk_array((n, 96, 96), np.int8)
         self.unreadable:dict[str, str] = {} # path → why
 
     def add(self, row:int)->None:
@@ -80,8 +79,8 @@ class Thumbnails:
         if isinstance(made, str):
             self.unreadable[self.paths[row]] = made
             return
-        self.grey[row], self.vessels[row] = made.grey, made.vessels
-        self.coarse[row], self.looks[row] = made.coarse, detail_vectors(made.grey)
+        self.grey[row], self.vessels[row], self.coarse[row] = made
+        self.looks[row] = detail_vectors(made.grey)
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #fb08fc65
 def make_thumbnails(
@@ -100,7 +99,7 @@ def differences(
     progress:Callable|None=None, # called with (pairs compared, all pairs)
 )->ndarray: # (K,), float: 0 (the same picture) to 1
     "Lay the two pictures of each pair over each other."
-    def differ(pair): return picture_difference(made.grey[pair[0]], made.grey[pair[1]])
+    def differ(pair): return picture_difference(*made.grey[list(pair)])
     return np.array(map_threads(differ, pairs, progress), float)
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #5d0c1a37
@@ -136,7 +135,7 @@ def eye_pairs(
     progress:Callable|None=None, # called with (blocks of pairs compared, all blocks)
 )->ndarray: # pairs of rows, (K,2), int
     "Find the photographs that may show the same eye: ten partners of each that shows vessels."
-    rows = np.array([row for row in rows if made.coarse[row].any()], int)
+    rows = rows[made.coarse[rows].any((1, 2))]
     return rows[partners(made.coarse[rows].astype(np.float32), progress=progress)]
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #ac1d8804
@@ -147,7 +146,7 @@ def same_eyes(
     progress:Callable|None=None, # called with (pairs compared, all pairs)
 )->pd.DataFrame: # a pair a row: first, second (rows), likeness
     "Find pairs that show the same eye, by its vessels."
-    def alike(pair): return likeness(*(made.vessels[row].astype(np.float32) for row in pair))
+    def alike(pair): return likeness(*made.vessels[pair].astype(np.float32))
     alikes = np.array(map_threads(alike, pairs, progress), float)
     found = pd.DataFrame(pairs, columns=ENDS).assign(likeness=alikes)
     return found[found.likeness >= least].reset_index(drop=True)
@@ -197,7 +196,7 @@ def look_alikes(
     made:Thumbnails, # of these, and maybe of others
 )->tuple[pd.DataFrame, pd.DataFrame]: # as of `same_pictures`; others that look alike: first, second, similarity
     "Tell the neighbours that are the same photograph from those that only look alike."
-    place = dict(zip(made.paths, range(len(made.paths))))
+    place = {path: row for row, path in enumerate(made.paths)}
     names = near[['path', 'neighbour']]
     asked = (near.similarity >= .5) & ~names.isin(list(made.unreadable)).any(axis=1)
     ends = np.sort(names[asked].map(place.get).to_numpy(int), axis=1)
@@ -208,15 +207,14 @@ def look_alikes(
     return pairs[ENDS].assign(difference=differ)[same], pairs[~same & alike]
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #fe29c9ad
-DUPLICATE_KINDS:dict[str, str] = { # kind of pair, the strongest first → in words
+DUPLICATE_KINDS = { # kind of pair, the strongest first → in words
     'same file': 'the same file',
     'same photograph': 'the same photograph, saved anew',
     'same eye': 'the same eye, photographed again',
     'look alike': 'look alike to a network',
 }
 
-@dataclass(frozen=True, eq=False)
-class Duplicates:
+class Duplicates(NamedTuple):
     "Photographs that belong together."
     # the strongest first: first, second (paths), kind, difference, likeness, similarity (NaN where not asked)
     pairs:pd.DataFrame
