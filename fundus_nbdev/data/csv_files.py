@@ -146,4 +146,4 @@ def read_csv(
     if roles['label'] == 'quality' and 'DR_grade' in words: table['label'] = table.label.map(EYEQ).fillna(table.label)
     if 'split' in table: table['split'] = [SPLITS.get(str(name).lower(), name) for name in table.split]
     if 'patient' not in table: table['patient'] = guess_patients([path or '' for path in table.path], photos)
-    return table[[role for role in ROLES if role in table]].join(further_columns(plain, roles))
+    return table.filter(list(ROLES)).join(further_columns(plain, roles))

@@ -78,9 +78,8 @@ def count_photos(
     classes:list[str]|None=None, # rows, in this order; None: those of the table
 )->pd.DataFrame: # index: classes, all; columns: (photographs or patients, each part there is or all)
     "Count the photographs and patients of each class in each part."
-    classes = classes or classes_of(table)
-    split = table.get('split', pd.Series(dtype=object))
-    parts = {part: table[split == part] for part in ('train', 'valid', 'test') if part in set(split)}
+    classes, found = classes or classes_of(table), set(table.get('split', ()))
+    parts = {part: table[table.split == part] for part in ('train', 'valid', 'test') if part in found}
     counts = {}
     for name, part in (parts | {'all': table}).items():
         patients = part.patient.groupby(part.label)
@@ -115,7 +114,7 @@ def value_problems(
     table:pd.DataFrame, # photo table
 )->Iterator[str]: # what is wrong, in words
     "Find empty cells, and values that aren't words."
-    for name in [name for name in ('path', 'label', 'patient', 'split') if name in table]:
+    for name in table.filter(['path', 'label', 'patient', 'split']):
         empty = table[name].isna()
         if empty.any(): yield f'{counted(empty.sum(), "row")} without a {name}: {some_rows(table, empty)}'
         other = ~empty & ~table[name].map(lambda value: isinstance(value, str))
@@ -145,8 +144,9 @@ def split_problems(
     table:pd.DataFrame, # photo table
 )->Iterator[str]: # what is wrong, in words
     "Find parts that aren't called train, valid or test."
-    names = set(table.get('split', pd.Series(dtype=object)).dropna()) - {'train', 'valid', 'test'}
-    if names: yield f'unknown parts in column split: {some(sorted(map(str, names)))}; expected train, valid, test'
+    if 'split' not in table: return
+    if names := set(table.split.dropna()) - {'train', 'valid', 'test'}:
+        yield f'unknown parts in column split: {some(sorted(map(str, names)))}; expected train, valid, test'
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #9c19db72
 def double_problems(

@@ -16,6 +16,7 @@ import os
 import numpy as np
 import pandas as pd
 from numpy import ndarray
+from numpy.random import Generator
 
 from ..core.errors import TableError
 from ..core.files import write_whole
@@ -51,7 +52,7 @@ def part_size(
 def take_evenly(
     supply:ndarray, # patients of each kind, (K,), int
     share:float, # of the patients to take, between 0 and 1
-    rng:np.random.Generator, # where the chance comes from
+    rng:Generator, # where the chance comes from
 )->ndarray: # patients to take of each kind, (K,), int
     "Take the same share of each kind of patient, rounded up or down at random so that the sum is right."
     order = rng.permutation(len(supply))
@@ -84,7 +85,7 @@ def improve(
 def draw_patients(
     counts:ndarray, # photographs of each class for each patient, (P,C), int
     total:int, # photographs wanted
-    rng:np.random.Generator, # where the chance comes from
+    rng:Generator, # where the chance comes from
 )->ndarray: # (P,), bool: the patients of the part
     "Draw patients who have `total` photographs in the class shares of all, as nearly as patients allow."
     kinds, kind, supply = np.unique(counts, axis=0, return_inverse=True, return_counts=True)
@@ -104,14 +105,12 @@ def draw_patients(
 def draw_part(
     pool:pd.DataFrame, # photo table to draw from, sorted
     size:float|int, # share or number of photographs
-    rng:np.random.Generator, # where the chance comes from
+    rng:Generator, # where the chance comes from
     group:str|None='patient', # column whose rows stay together; None: every photograph for itself
 )->ndarray: # (N,), bool: the rows of the part
     "Draw the rows of a part, whole groups only."
     groups, names = pd.factorize(pool[group] if group else pool.path, sort=True)
-    labels, classes = pd.factorize(pool.label, sort=True)
-    counts = np.zeros((len(names), len(classes)), int)
-    np.add.at(counts, (groups, labels), 1)
+    counts = pd.crosstab(groups, pool.label.to_numpy()).to_numpy() # photographs of each class for each group
     if len(names) < 2:
         raise TableError(f'No part can be drawn from {counted(len(pool), "photograph")} of one {group or "path"}: '
                          'the other side would be empty.')
@@ -221,7 +220,7 @@ def save_split(
     file = Path(file)
     if file.exists() and not overwrite:
         raise TableError(f'{file} exists. Pass overwrite=True to replace it, or choose another name.')
-    kept = table[[name for name in ('path', 'label', 'patient', 'split', 'fold') if name in table]]
+    kept = table.filter(['path', 'label', 'patient', 'split', 'fold'])
     if not {'split', 'fold'} & set(kept):
         raise TableError('This table has neither split nor fold; split_table and add_folds make them.')
     if root is not None: kept = kept.assign(path=[Path(os.path.relpath(path, root)).as_posix() for path in kept.path])
