@@ -17,7 +17,7 @@ from fastai.basics import Callback, rank_distrib
 from ..core.errors import TrainingError
 from ..core.files import guard_disk, write_whole
 from .callbacks import epoch_values, is_training
-from .onecycle import RestoringCB
+from .onecycle import RestoringCB, StatefulCB
 
 # %% ../../nbs/07_training/09_loggers.ipynb #7cc8168f
 class LoggerCB(RestoringCB):
@@ -27,11 +27,11 @@ class LoggerCB(RestoringCB):
         self.run = is_training(self.learn) and not rank_distrib()
 
 # %% ../../nbs/07_training/09_loggers.ipynb #c0e4018a
-class BatchLogCB(LoggerCB):
+class BatchLogCB(StatefulCB, LoggerCB):
     """Append a row for every N-th training batch to a CSV file; writes files.
 
     A row has step, epoch, batch, loss, smoothed loss and learning rate."""
-    order, run_valid = 55, False # after the recorder, before a checkpoint
+    order, run_valid, kept = 55, False, ('step', 'size') # after the recorder, before a checkpoint
 
     def __init__(self,
         file:str|Path, # CSV to write, begun again at the first row
@@ -54,10 +54,8 @@ class BatchLogCB(LoggerCB):
             os.fsync(out.fileno())
             self.size = out.tell()
 
-    def state_dict(self): return {'step': self.step, 'size': self.size}
-
     def load_state_dict(self, state):
-        self.step, self.size = state['step'], state['size']
+        super().load_state_dict(state)
         found = self.file.stat().st_size if self.file.exists() else 0
         if self.run and found < self.size:
             raise TrainingError(f'{self.file} has {found} bytes, but had {self.size} when the training stopped: '
@@ -94,15 +92,16 @@ def wandb_callback(
 
     Begins a run of Weights & Biases, or goes on with one; offline unless WANDB_MODE says otherwise."""
     from fastai.callback.wandb import WandbCallback, wandb
-    class WandbCB(LoggerCB, WandbCallback):
-        begun, run_id = False, None
+    class WandbCB(StatefulCB, LoggerCB, WandbCallback):
+        begun, name_of_run, kept = False, None, ('name_of_run',)
         def before_train(self):
             if self.begun: return
             Path(folder).mkdir(parents=True, exist_ok=True)
             mode:Any = os.environ.get('WANDB_MODE', 'offline') # wandb checks it
-            settings = wandb.Settings(silent=True, console='off', mode=mode, resume='allow' if self.run_id else None)
-            run = wandb.init(project='fundus_nbdev', dir=folder, config=config, id=self.run_id, settings=settings)
-            self.begun, self.run_id = True, run.id
+            settings = wandb.Settings(silent=True, console='off', mode=mode,
+                                      resume='allow' if self.name_of_run else None)
+            run = wandb.init(project='fundus_nbdev', dir=folder, config=config, id=self.name_of_run, settings=settings)
+            self.begun, self.name_of_run = True, run.id
         def after_batch(self):
             if not self.training or self.train_iter % every: return
             self._wandb_step = self.train_iter - 1 # fastai adds one batch
@@ -117,8 +116,6 @@ def wandb_callback(
         def finish(self, exit_code):
             if self.begun: wandb.finish(exit_code)
             self.begun = False
-        def state_dict(self): return {'name_of_run': self.run_id}
-        def load_state_dict(self, state): self.run_id = state['name_of_run']
     return WandbCB(log_preds=False)
 
 # %% ../../nbs/07_training/09_loggers.ipynb #4a043d14

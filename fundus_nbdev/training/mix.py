@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastai.basics import Callback, rank_distrib
+from fastai.basics import rank_distrib
 from numpy.random import Generator
 from torch import Tensor
 
 from ..core.errors import TrainingError
 from ..core.text import listed
+from .onecycle import StatefulCB
 
 # %% ../../nbs/07_training/04_mix.ipynb #5d38e788
 def check_floating(
@@ -66,9 +67,9 @@ def mix_losses(
     return torch.lerp(other, own, share)
 
 # %% ../../nbs/07_training/04_mix.ipynb #99136030
-class SeededCB(Callback):
+class SeededCB(StatefulCB):
     "Base of callbacks that draw random numbers: before each training batch `self.random` is new."
-    run_valid, stream = False, 0
+    run_valid, stream, kept = False, 0, ('seed',)
 
     def __init__(self,
         seed:int|None=None, # of all draws, 0 or more; None: PyTorch's (`torch.manual_seed`) when the first fit begins
@@ -82,12 +83,7 @@ class SeededCB(Callback):
         if self.seed is None: self.seed = torch.initial_seed()
 
     def before_batch(self): # callbacks with different numbers of `stream` draw independently
-        numbers = self.seed, self.epoch, self.iter, rank_distrib(), self.stream
-        self.random = np.random.default_rng(numbers)
-
-    def state_dict(self): return {'seed': self.seed}
-
-    def load_state_dict(self, state): self.seed = state['seed']
+        self.random = np.random.default_rng([self.seed, self.epoch, self.iter, rank_distrib(), self.stream])
 
 # %% ../../nbs/07_training/04_mix.ipynb #a78a5448
 class MixCB(SeededCB):
