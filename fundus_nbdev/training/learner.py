@@ -8,7 +8,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/learner.html.md"""
 __all__ = ['class_weights', 'score_logits', 'make_metrics', 'build_model', 'watch', 'training_callbacks', 'make_learner']
 
 # %% ../../nbs/07_training/17_learner.ipynb #2aeb0d4d
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -83,21 +83,20 @@ def watch(
 def training_callbacks(
     recipe:Recipe, # to be followed
     say:Callable[[str], None]|None=None, # told what was chosen, and why
-)->list[Callback]: # in no particular order
+)->Iterator[Callback]: # in no particular order
     "Make the callbacks that a recipe asks for."
-    training = recipe.training
-    chosen = [MixedPrecisionCB(training.precision, say=say, compile=training.compile), FiniteLossCB()]
-    if training.schedule == 'onecycle': chosen.append(OneCycleCB())
-    if training.schedule == 'plateau':
-        chosen.append(ReduceLROnPlateauCB(**watch(recipe), patience=training.plateau, say=say))
-    chosen += mix_callbacks(training.mixup, training.cutmix, training.cutout, recipe.seed)
-    if training.accumulate > 1: chosen.append(AccumulateCB(training.accumulate))
-    if training.clip: chosen.append(GradientClip(training.clip))
-    if training.ema: chosen.append(EMACB(training.ema))
-    if recipe.data.valid: # also where the last weights are kept: every checkpoint has both
-        chosen.append(KeepBestCB(**watch(recipe), say=say, load=training.keep == 'best'))
-    if training.patience: chosen.append(EarlyStoppingCB(**watch(recipe), patience=training.patience, say=say))
-    return chosen
+    training, watched = recipe.training, watch(recipe) | {'say': say}
+    yield MixedPrecisionCB(training.precision, say=say, compile=training.compile)
+    yield FiniteLossCB()
+    if training.schedule == 'onecycle': yield OneCycleCB()
+    if training.schedule == 'plateau': yield ReduceLROnPlateauCB(**watched, patience=training.plateau)
+    yield from mix_callbacks(training.mixup, training.cutmix, training.cutout, recipe.seed)
+    if training.accumulate > 1: yield AccumulateCB(training.accumulate)
+    if training.clip: yield GradientClip(training.clip)
+    if training.ema: yield EMACB(training.ema)
+    # also where the last weights are kept: every checkpoint has both
+    if recipe.data.valid: yield KeepBestCB(**watched, load=training.keep == 'best')
+    if training.patience: yield EarlyStoppingCB(**watched, patience=training.patience)
 
 # %% ../../nbs/07_training/17_learner.ipynb #cc3a8be3
 def make_learner(
@@ -115,4 +114,4 @@ def make_learner(
     return ResumableLearner(
         dls, model, loss_func=loss, opt_func=adamw, splitter=splitter, lr=lr,
         wd=group_decay(splitter(model), training.weight_decay), metrics=make_metrics(training.monitor),
-        cbs=training_callbacks(recipe, say))
+        cbs=list(training_callbacks(recipe, say)))
