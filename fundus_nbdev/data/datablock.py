@@ -119,7 +119,13 @@ def dataloaders(
     degrade_as:str='', # class that these count as; '': the last
 )->DataLoaders: # train and valid
     "Make DataLoaders of the training and validation parts; the test part stays outside."
-    _check_pixels(table, pixels)
+    if len(table) != len(pixels):
+        raise TableError(f'The table has {len(table)} rows and the cache {len(pixels)} photographs: '
+                         'make the cache from this table.')
+    if pixels.bad:
+        example = next(iter(pixels.bad.values()))
+        raise TableError(f'{len(pixels.bad)} photographs can not be read, for example {example}: '
+                         'leave their rows out of the table, and take pixels.readable().')
     train, classes = np.flatnonzero(table.split == 'train'), classes or classes_of(table)
     block = photo_block(table, pixels, classes, stats or channel_stats(pixels, train), augment)
     block.dl_type = PixelLoader
@@ -130,13 +136,3 @@ def dataloaders(
         bad = classes.index(degrade_as or classes[-1])
         dls.train.read = lambda rows: degrade_photos(*read(rows), degrade, degrade_share, bad)
     return dls
-
-def _check_pixels(table:pd.DataFrame, pixels:Pixels)->None:
-    "Raise a TableError where the cache is not that of the table, or some of it could not be read."
-    if len(table) != len(pixels):
-        raise TableError(f'The table has {len(table)} rows and the cache {len(pixels)} photographs: '
-                         'make the cache from this table.')
-    if pixels.bad:
-        example = next(iter(pixels.bad.values()))
-        raise TableError(f'{len(pixels.bad)} photographs can not be read, for example {example}: '
-                         'leave their rows out of the table, and take pixels.readable().')

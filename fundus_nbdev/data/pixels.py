@@ -62,9 +62,10 @@ class Pixels:
 def _open(stem:Path)->tuple[ndarray, dict[int, str]]|None:
     "Open a whole cache, and note that it was used just now; None if there is none."
     try:
-        note = stem.with_suffix('.json').read_text()
-        os.utime(stem.with_suffix('.json'))
-        return np.load(stem.with_suffix('.npy'), mmap_mode='r'), {int(k): v for k, v in json.loads(note).items()}
+        note = stem.with_suffix('.json')
+        os.utime(note)
+        bad = {int(i): reason for i, reason in json.loads(note.read_text()).items()}
+        return np.load(stem.with_suffix('.npy'), mmap_mode='r'), bad
     except FileNotFoundError: return None
 
 # %% ../../nbs/04_data/12_pixels.ipynb #f7ddbc1b

@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/fit.html.md"""
 
 # %% auto #0
 __all__ = ['bundle_info', 'degraded_class', 'is_finished', 'open_checkpoint', 'training_hashes', 'check_place',
-           'learner_for_split', 'predict_table', 'Trained', 'fit_split', 'fit_folds', 'Fit', 'fit_prepared', 'fit']
+           'learner_for_split', 'predict_table', 'Trained', 'fit_split', 'fit_folds', 'Fit', 'fit']
 
 # %% ../../nbs/07_training/20_fit.ipynb #1af57d33
 from collections.abc import Callable, Sequence
@@ -235,23 +235,6 @@ class Fit(NamedTuple):
     bundles:list[Bundle] # the trained network; with folds, one for each
     unreadable:dict[str, str] # path → what is wrong with the photograph
 
-# %% ../../nbs/07_training/20_fit.ipynb #ce196008
-def fit_prepared(
-    recipe:Recipe, # to be followed
-    prepared:Prepared, # photographs of the recipe
-    folder:Path, # run folder
-    progress:Progress, # shows how far it is
-    **options, # of `fit_split`
-)->Fit|None: # None in all processes but the main one
-    "Train on one split or on all folds, and answer (writes files)."
-    folds, table = recipe.data.folds, prepared.tables[0]
-    if folds: trained = fit_folds(recipe, prepared, folder, progress, **options)
-    else: trained = fit_split(recipe, table, prepared.pixels, folder, progress, **options)
-    if trained is None: return None
-    if folds: table = table.drop(columns='split')
-    keep_split(table, folder/'split.csv')
-    return Fit(recipe, folder, table, *trained, prepared.unreadable)
-
 # %% ../../nbs/07_training/20_fit.ipynb #371561d6
 def fit(
     recipe:Recipe, # to be followed
@@ -276,7 +259,13 @@ def fit(
     folder = Path(broadcast(str(folder)))
     if main_process(): progress.log = folder/'log.txt'
     for note in prepared.notes: progress.say(note)
+    folds, table = recipe.data.folds, prepared.tables[0]
+    options = {'skip_damaged': skip_damaged, 'how': f'Go on: {command_to_resume(folder)}', 'cbs': cbs}
     lock = lock_folder(folder) if main_process() else nullcontext()
     with lock, name_run_in_errors(folder, progress.say), guard_disk(folder):
-        return fit_prepared(recipe, prepared, folder, progress, skip_damaged=skip_damaged, cbs=cbs,
-                            how=f'Go on: {command_to_resume(folder)}')
+        if folds: trained = fit_folds(recipe, prepared, folder, progress, **options)
+        else: trained = fit_split(recipe, table, prepared.pixels, folder, progress, **options)
+        if trained is None: return None
+        if folds: table = table.drop(columns='split')
+        keep_split(table, folder/'split.csv')
+        return Fit(recipe, folder, table, *trained, prepared.unreadable)

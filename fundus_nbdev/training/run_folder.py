@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/run_folder.html.md
 
 # %% auto #0
 __all__ = ['RUN_FILES', 'check_folder', 'is_made', 'empty_folder', 'new_folder', 'keep_split', 'unfinished_recipe',
-           'command_to_resume', 'own_message', 'name_run_in_errors', 'lock_folder']
+           'command_to_resume', 'name_run_in_errors', 'lock_folder']
 
 # %% ../../nbs/07_training/18_run_folder.ipynb #59d82169
 from collections.abc import Callable, Iterator
@@ -115,13 +115,6 @@ def command_to_resume(
     "Write the command that goes on with a run."
     return f'fundus run --resume {shlex.quote(str(folder))}'
 
-# %% ../../nbs/07_training/18_run_folder.ipynb #f6fc2f7e
-def own_message(
-    error:BaseException, # that came out of a fit
-)->str: # its own message
-    "Return the message of an error without the place that fastai puts before it."
-    return re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\n\t', '', str(error))
-
 # %% ../../nbs/07_training/18_run_folder.ipynb #b55daf40
 @contextmanager
 def name_run_in_errors(
@@ -135,7 +128,8 @@ def name_run_in_errors(
     try: yield
     except tuple(ways) as error:
         kind = next(kind for kind in ways if isinstance(error, kind))
-        message = f'{own_message(error)} {ways[kind]}'.strip()
+        own = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\n\t', '', str(error)) # fastai's words
+        message = f'{own} {ways[kind]}'.strip()
         say(message)
         raise (Stopped if kind is KeyboardInterrupt else kind)(message) from error
 
