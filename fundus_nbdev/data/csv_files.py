@@ -112,7 +112,7 @@ def further_columns(
 )->pd.DataFrame: # a column with the name of a role that another column has gets `csv_` before it
     "Select the columns of a CSV that have no role."
     rest = plain.drop(columns=list(roles.values()))
-    rest = rest[[name for name in rest if not name.startswith('Unnamed:')]]
+    rest = rest.filter(regex='^(?!Unnamed:)') # pandas calls a column without a name so
     return rest.rename(columns={role: f'csv_{role}' for role in ROLES})
 
 # %% ../../nbs/04_data/03_csv_files.ipynb #c905dce5

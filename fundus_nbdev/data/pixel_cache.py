@@ -57,7 +57,7 @@ def cache_limit()->float: # bytes
         raise TableError(f'FUNDUS_CACHE_GB = {given!r}: expected a number of gigabytes, such as 20.') from error
 
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #d0fbedeb
-_NAME, _DAY = re.compile(r'([0-9a-f]{16}-\d+)\.(npy|json)'), 24 * 3600 # names of a cache's two files; seconds
+_NAME = re.compile(r'([0-9a-f]{16}-\d+)\.(npy|json)') # of a cache's two files
 
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #4522f91f
 class _Entry(NamedTuple):
@@ -101,7 +101,7 @@ def prune_cache(
     room, removed = cache_limit() - need, []
     def leaves_late(entry): return entry.whole and entry.name != keep, -entry.used
     for entry in sorted(_entries(), key=leaves_late): # what stays comes first
-        if entry.whole or time.time() - entry.used <= _DAY: # an old leftover goes in any case
+        if entry.whole or time.time() - entry.used <= 24 * 3600: # a leftover older than a day goes in any case
             room -= sum(stat.st_size for stat in entry.files.values())
             if room >= 0 or not entry.whole or entry.name == keep: continue
         _remove(entry.files)

@@ -8,7 +8,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/prepare.html.md"""
 __all__ = ['read_photos', 'describe_choices', 'find_unreadable', 'check_test', 'split_photos', 'Prepared', 'prepare_photos']
 
 # %% ../../nbs/07_training/19_prepare.ipynb #34245e66
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pandas as pd
@@ -44,12 +44,12 @@ def read_photos(
 def describe_choices(
     table:pd.DataFrame, # photo table as it was read
     recipe:Recipe, # to be followed
-)->list[str]: # sentences
+)->Iterator[str]: # sentences
     "Describe what was decided about the photographs without being asked."
-    notes = [f'{n} photographs of class {name} left out' for name, n in table.attrs.get('left_out', {}).items()]
-    if 'split' not in table: return notes
+    for name, n in table.attrs.get('left_out', {}).items(): yield f'{n} photographs of class {name} left out'
+    if 'split' not in table: return
     fate = 'not used, since folds were asked for' if recipe.data.folds else 'kept'
-    return [*notes, f'the split that came with the photographs is {fate}']
+    yield f'the split that came with the photographs is {fate}'
 
 # %% ../../nbs/07_training/19_prepare.ipynb #7a11d1a0
 def find_unreadable(
