@@ -132,7 +132,7 @@ def _stretches(
 )->list: # of arrays of degrees, each one unbroken stretch; runs over 359 to 0
     "Find the unbroken stretches of True around a circle."
     if bright.all() or not bright.any(): return []
-    start = int(np.flatnonzero(~bright)[0])
+    start = (~bright).argmax()
     degrees = np.roll(np.arange(360), -start)[np.roll(bright, -start)]
     return np.split(degrees, np.flatnonzero(np.diff(degrees) % 360 != 1) + 1)
 
@@ -173,7 +173,7 @@ def find_fov(
         everything = np.ones((height, width), bool)
         return FieldOfView(everything, (width - 1) / 2, (height - 1) / 2, max(height, width) / 2, False)
     left, top, right, bottom = (_cuts(mean, circle, dark) + .5) / scale - .5
-    x, y, radius = (*((circle[:2] + .5) / scale - .5), circle[2] / scale)
+    (x, y), radius = (circle[:2] + .5) / scale - .5, circle[2] / scale
     columns, rows = np.arange(width), np.arange(height)[:, None]
     mask = (columns - x)**2 + (rows - y)**2 <= radius**2
     tabs = _tabs(mean, circle, dark)

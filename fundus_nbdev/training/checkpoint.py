@@ -184,7 +184,7 @@ def recorder_state(
 )->dict: # losses, rates and values so far
     "Return what fastai's recorder remembers."
     recorder, smooth = learner.recorder, learner.recorder.smooth_loss
-    losses = torch.stack([*recorder.losses]) if len(recorder.losses) else torch.zeros(0)
+    losses = torch.stack([*recorder.losses]) if recorder.losses else torch.zeros(0)
     return {'count': smooth.count, 'val': smooth.val, 'lrs': torch.tensor(recorder.lrs, dtype=torch.float64),
             'losses': losses, 'iters': recorder.iters, 'values': recorder.values}
 

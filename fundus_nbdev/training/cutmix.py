@@ -20,17 +20,16 @@ from .mix import MixCB, MixUpCB, SeededCB, check_floating
 # %% ../../nbs/07_training/05_cutmix.ipynb #13ab80d4
 def photo_size(
     xb:tuple, # inputs of the network
-)->tuple[int, int]: # (H,W)
+)->tuple[int, ...]: # (H,W)
     "Return height and width of a batch's photographs."
     if any(x.dim() != 4 or x.shape[-2:] != xb[0].shape[-2:] for x in xb):
         raise TrainingError(f'the inputs have the shapes {[tuple(x.shape) for x in xb]}; a rectangle can only be cut '
                             'from photos, (B,C,H,W), all of one height and width')
-    _, _, height, width = xb[0].shape
-    return height, width
+    return tuple(xb[0].shape[-2:])
 
 # %% ../../nbs/07_training/05_cutmix.ipynb #d558a935
 def cut_box(
-    size:tuple[int, int], # of the photos, (H,W)
+    size:tuple[int, ...], # of the photos, (H,W)
     share:float, # λ: what is to be left of the photo, 0 to 1
     centre:tuple[int, int], # of the box, (row, column)
 )->tuple[int, int, int, int]: # top, bottom, left, right; ends exclusive

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import time
 
 import numpy as np
 import pandas as pd
 import torch
 from fastai.basics import Callback, set_seed
+from pandas import DataFrame
 
 from ..core.errors import BundleError, RunError, TrainingError
 from ..core.files import guard_disk, write_whole
@@ -43,7 +44,7 @@ from .run_folder import (check_folder, command_to_resume, keep_split, lock_folde
 # %% ../../nbs/07_training/20_fit.ipynb #6f435e03
 def bundle_info(
     recipe:Recipe, # to be followed
-    table:pd.DataFrame, # with `split`
+    table:DataFrame, # with `split`
     arguments:dict, # of the network
     stats:Stats, # normalisation
 )->BundleInfo:
@@ -102,7 +103,7 @@ def open_checkpoint(
 # %% ../../nbs/07_training/20_fit.ipynb #36e09174
 def training_hashes(
     recipe:Recipe, # to be followed
-    table:pd.DataFrame, # with `split`
+    table:DataFrame, # with `split`
     # mean and spread of the training pixels: they tell when a photograph was replaced
     stats:Stats,
 )->dict[str, str]: # recipe, split and pixels, as hashes
@@ -128,10 +129,10 @@ def check_place(
 # %% ../../nbs/07_training/20_fit.ipynb #0c6bd6c1
 def learner_for_split(
     recipe:Recipe, # to be followed
-    table:pd.DataFrame, # photo table with `split`
+    table:DataFrame, # photo table with `split`
     pixels:Pixels, # cached pixels, one for each row
     stats:Stats, # normalisation
-    say:Callable[[str], None]|None=None, # told what was chosen, and why
+    say:Callable[[str], None], # told what was chosen, and why
 )->tuple[ResumableLearner, dict]: # and the arguments of its network
     "Make the learner for one split: network, DataLoaders, class weights."
     classes, data, training = classes_of(table), recipe.data, recipe.training
@@ -145,9 +146,9 @@ def learner_for_split(
 # %% ../../nbs/07_training/20_fit.ipynb #f12e162f
 def predict_table(
     bundle:Bundle, # trained
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     pixels:Pixels, # cached pixels, one for each row
-)->pd.DataFrame: # prediction table, one row for each
+)->DataFrame: # prediction table, one row for each
     "Answer every photograph, in a [prediction table](../06_evaluation/01_predictions.ipynb) with its part."
     classes = bundle.info.classes
     # as trained: a temperature is fitted on these answers, later
@@ -159,14 +160,14 @@ def predict_table(
 # %% ../../nbs/07_training/20_fit.ipynb #319ab7e7
 class Trained(NamedTuple):
     "What came out of one split, or of all folds."
-    predictions:pd.DataFrame # prediction table
-    history:pd.DataFrame # one row an epoch (and fold)
+    predictions:DataFrame # prediction table
+    history:DataFrame # one row an epoch (and fold)
     bundles:list[Bundle] # one network, or one for each fold
 
 # %% ../../nbs/07_training/20_fit.ipynb #3ba78184
 def fit_split(
     recipe:Recipe, # to be followed
-    table:pd.DataFrame, # photo table with `split`
+    table:DataFrame, # photo table with `split`
     pixels:Pixels, # cached pixels, one for each row
     folder:Path, # filled with split, history, checkpoints and bundle
     progress:Progress, # shows how far it is
@@ -229,9 +230,9 @@ class Fit(NamedTuple):
     "What came out of a training."
     recipe:Recipe
     folder:Path # run folder
-    table:pd.DataFrame # photo table with `split`; with folds, `fold`
-    predictions:pd.DataFrame # prediction table of every readable photograph; with folds, out of fold
-    history:pd.DataFrame # one row an epoch (and fold): losses, metrics, rate
+    table:DataFrame # photo table with `split`; with folds, `fold`
+    predictions:DataFrame # prediction table of every readable photograph; with folds, out of fold
+    history:DataFrame # one row an epoch (and fold): losses, metrics, rate
     bundles:list[Bundle] # the trained network; with folds, one for each
     unreadable:dict[str, str] # path → what is wrong with the photograph
 
@@ -260,7 +261,7 @@ def fit(
     if main_process(): progress.log = folder/'log.txt'
     for note in prepared.notes: progress.say(note)
     folds, table = recipe.data.folds, prepared.tables[0]
-    options = {'skip_damaged': skip_damaged, 'how': f'Go on: {command_to_resume(folder)}', 'cbs': cbs}
+    options:dict[str, Any] = {'skip_damaged': skip_damaged, 'how': f'Go on: {command_to_resume(folder)}', 'cbs': cbs}
     lock = lock_folder(folder) if main_process() else nullcontext()
     with lock, name_run_in_errors(folder, progress.say), guard_disk(folder):
         if folds: trained = fit_folds(recipe, prepared, folder, progress, **options)

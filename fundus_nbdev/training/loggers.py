@@ -43,7 +43,7 @@ class BatchLogCB(StatefulCB, LoggerCB):
         self.step += 1
         if self.step % self.every: return
         loss, smooth = self.loss.mean().item(), self.recorder.smooth_loss.value.item()
-        self.append(self.step, self.epoch + 1, self.iter + 1, loss, smooth, float(self.opt.hypers[-1]['lr']))
+        self.append(self.step, self.epoch + 1, self.iter + 1, loss, smooth, self.opt.hypers[-1]['lr'])
 
     def append(self, *values):
         "Append one row; the first begins the file."
