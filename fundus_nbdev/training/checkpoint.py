@@ -293,7 +293,7 @@ class CheckpointCB(RestoringCB):
 
     def note_stop(self):
         self.stop = True
-        if num_distrib(): return
+        if num_distrib() > 1: return
         print('Stopping after this batch; once more to stop at once.', file=sys.stderr, flush=True)
 
     def before_train(self):

@@ -41,6 +41,11 @@ def shard(
     if not isinstance(dl, PixelLoader):
         raise TrainingError(f'A loader is a {type(dl).__name__}; several processes can share the batches '
                             'of a PixelLoader: make the loaders with data.datablock.dataloaders.')
+    parts, least = num_distrib() if processes is None else processes, dl.n // max(1, len(dl))
+    if dl.n and least < parts:
+        raise TrainingError(f'The smallest batch has {least} photographs for {parts} processes; each needs one. '
+                            f'Raise the batch size (--set training.bs={2 * parts}), '
+                            'or start fewer processes (--nproc-per-node).')
     class ShardedDL(DistributedDL):
         round, first = passed_through('round'), passed_through('first') # set when a training is resumed
         def __len__(self): return len(self.dl)
@@ -51,11 +56,6 @@ def shard(
             whole, self.dl.part = self.dl.part, (self.rank, self.world_size)
             try: yield from self.dl.create_batches(samps)
             finally: self.dl.part = whole
-    parts, least = num_distrib() if processes is None else processes, dl.n // max(1, len(dl))
-    if dl.n and least < parts:
-        raise TrainingError(f'The smallest batch has {least} photographs for {parts} processes; each needs one. '
-                            f'Raise the batch size (--set training.bs={2 * parts}), '
-                            'or start fewer processes (--nproc-per-node).')
     return ShardedDL(dl, rank, processes)
 
 # %% ../../nbs/07_training/15_distributed.ipynb #4d7c22c6

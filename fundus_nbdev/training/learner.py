@@ -109,9 +109,9 @@ def make_learner(
     "Make a fastai learner that follows the recipe."
     training = recipe.training
     splitter = partial(parameter_groups, stages=bool(training.lr_lowest))
-    lr = group_rates(model, training.lr_lowest, training.lr) if training.lr_lowest else training.lr
     loss = make_loss(training.loss, weights.to(dls.device), training.label_smoothing, training.focal)
     return ResumableLearner(
-        dls, model, loss_func=loss, opt_func=adamw, splitter=splitter, lr=lr,
+        dls, model, loss_func=loss, opt_func=adamw, splitter=splitter,
+        lr=group_rates(model, training.lr_lowest, training.lr) if training.lr_lowest else training.lr,
         wd=group_decay(splitter(model), training.weight_decay), metrics=make_metrics(training.monitor),
         cbs=list(training_callbacks(recipe, say)))
