@@ -75,5 +75,5 @@ def read_npz(
     try: labels = class_names(y, classes)
     except TableError as error: raise TableError(f'{source}: {error}') from error
     index = range(len(y))
-    paths, patients = [f'{source}#{i}' for i in index], [f'{source.stem}#{i}' for i in index]
-    return pd.DataFrame({'path': paths, 'label': labels, 'patient': patients})
+    return pd.DataFrame({'path': [f'{source}#{i}' for i in index], 'label': labels,
+                         'patient': [f'{source.stem}#{i}' for i in index]})

@@ -68,7 +68,7 @@ def degrade_photos(
     kinds:tuple[str, ...], # of `degrade`
     share:float, # of the photographs of class 0 that are degraded, 0–1
     bad:int, # class number of a degraded photograph
-)->None:
+)->tuple[Tensor, Tensor]: # the same photographs and class numbers
     "Degrade some photographs of class 0 so far that they belong to another. Chance is torch's; black ones stay."
     low, high = DEGRADED_SEVERITY
     for i in torch.nonzero(codes == 0).flatten().tolist():
@@ -79,3 +79,4 @@ def degrade_photos(
         seed, kind = int(torch.randint(2**31, ())), kinds[int(which * len(kinds))]
         degraded = degrade(photo, kind, low + severity * (high - low), fov=fov, seed=seed)
         photos[i], codes[i] = torch.from_numpy(degraded.rgb).permute(2, 0, 1), bad
+    return photos, codes

@@ -34,8 +34,8 @@ def same_files(
     readable = [path for path in table.path.unique() if os.path.isfile(path) and os.access(path, os.R_OK)]
     paths = pd.Series(readable, dtype=object)
     paths = paths[paths.map(os.path.getsize).duplicated(keep=False)]
-    groups = paths.groupby(paths.map(hash_file)).agg(list) if len(paths) else []
-    return sorted(sorted(group) for group in groups if len(group) > 1)
+    groups = paths.groupby(paths.map(hash_file)).agg(sorted) if len(paths) else []
+    return sorted(group for group in groups if len(group) > 1)
 
 # %% ../../nbs/04_data/07_copies.ipynb #7b9e0ce3
 SIDE = 64 # of the grey thumbnail, px
@@ -45,7 +45,7 @@ def grey_thumbnail(
 )->ndarray: # (64,64), uint8; 0 outside the field of view
     "Reduce a photograph to light and shade, without colour."
     small = cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    inside = cv2.morphologyEx((small.max(2) > 10).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    inside = cv2.morphologyEx((small.max(2) > 10).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5)))
     return np.maximum(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), 1) * inside
 
 # %% ../../nbs/04_data/07_copies.ipynb #644eb03d
@@ -64,7 +64,7 @@ def prepare_thumbnail(
     grey:ndarray, # thumbnail, (64,64), uint8; 0 outside
 )->tuple[ndarray, ndarray, ndarray]: # smoothed (float32); inside, away from the edge (uint8, 0 or 1); detail (float32)
     "Prepare a thumbnail for being laid over another."
-    inside = cv2.erode((grey > 0).astype(np.uint8), np.ones((7, 7), np.uint8), borderValue=0)
+    inside = cv2.erode((grey > 0).astype(np.uint8), np.ones((7, 7)), borderValue=0)
     smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), .8)
     return smooth, inside, detail(smooth, inside, 6)
 

@@ -112,7 +112,7 @@ def further_columns(
 )->pd.DataFrame: # a column with the name of a role that another column has gets `csv_` before it
     "Select the columns of a CSV that have no role."
     rest = plain.drop(columns=list(roles.values()))
-    rest = rest[[name for name in rest if not name.startswith('Unnamed:')]]
+    rest = rest.filter(regex='^(?!Unnamed:)') # pandas calls a column without a name so
     return rest.rename(columns={role: f'csv_{role}' for role in ROLES})
 
 # %% ../../nbs/04_data/03_csv_files.ipynb #c905dce5
@@ -146,4 +146,4 @@ def read_csv(
     if roles['label'] == 'quality' and 'DR_grade' in words: table['label'] = table.label.map(EYEQ).fillna(table.label)
     if 'split' in table: table['split'] = [SPLITS.get(str(name).lower(), name) for name in table.split]
     if 'patient' not in table: table['patient'] = guess_patients([path or '' for path in table.path], photos)
-    return table[[role for role in ROLES if role in table]].join(further_columns(plain, roles))
+    return table.filter(list(ROLES)).join(further_columns(plain, roles))

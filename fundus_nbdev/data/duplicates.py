@@ -13,14 +13,15 @@ __all__ = ['STEPS', 'SAME_PICTURE', 'LOOK_ALIKE', 'DUPLICATE_KINDS', 'DUPLICATE_
 # %% ../../nbs/04_data/09_duplicates.ipynb #b40d3ac6
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from tempfile import TemporaryFile
+from typing import NamedTuple
 import os
 import time
 
 import numpy as np
 import pandas as pd
 from numpy import ndarray
+from pandas import DataFrame
 
 from ..core.parallel import map_threads, or_reason
 from .copies import (SIDE, SIZES, detail_vectors, grey_thumbnail,
@@ -32,8 +33,7 @@ from ..photos.field_of_view import load_crop
 # %% ../../nbs/04_data/09_duplicates.ipynb #8c748b13
 STEPS = 25 # grey levels of the vessel thumbnail for each unit
 
-@dataclass(frozen=True, eq=False)
-class Thumbnail:
+class Thumbnail(NamedTuple):
     "What is compared of a photograph."
     grey:ndarray # (64,64), uint8; 0 outside the field of view
     vessels:ndarray # (96,96), int8; all 0 where there are none
@@ -67,11 +67,11 @@ class Thumbnails:
     def __init__(self,
         paths:list[str], # photographs, N, each once
     ):
-        self.paths = paths
-        self.looks = np.zeros((len(paths), len(SIZES), 256), np.float16) # of `detail_vectors`
-        self.coarse = np.zeros((len(paths), 24, 24), np.float16) # vessels at first sight
-        self.grey = disk_array((len(paths), SIDE, SIDE), np.uint8)
-        self.vessels = disk_array((len(paths), 96, 96), np.int8)
+        self.paths, n = paths, len(paths)
+        self.looks = np.zeros((n, len(SIZES), 256), np.float16) # of `detail_vectors`
+        self.coarse = np.zeros((n, 24, 24), np.float16) # vessels at first sight
+        self.grey = disk_array((n, SIDE, SIDE), np.uint8)
+        self.vessels = disk_array((n, 96, 96), np.int8)
         self.unreadable:dict[str, str] = {} # path → why
 
     def add(self, row:int)->None:
@@ -80,8 +80,8 @@ class Thumbnails:
         if isinstance(made, str):
             self.unreadable[self.paths[row]] = made
             return
-        self.grey[row], self.vessels[row] = made.grey, made.vessels
-        self.coarse[row], self.looks[row] = made.coarse, detail_vectors(made.grey)
+        self.grey[row], self.vessels[row], self.coarse[row] = made
+        self.looks[row] = detail_vectors(made.grey)
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #fb08fc65
 def make_thumbnails(
@@ -100,13 +100,13 @@ def differences(
     progress:Callable|None=None, # called with (pairs compared, all pairs)
 )->ndarray: # (K,), float: 0 (the same picture) to 1
     "Lay the two pictures of each pair over each other."
-    def differ(pair): return picture_difference(made.grey[pair[0]], made.grey[pair[1]])
+    def differ(pair): return picture_difference(*made.grey[list(pair)])
     return np.array(map_threads(differ, pairs, progress), float)
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #5d0c1a37
 def one_of_each(
     rows:ndarray, # photographs
-    copies:pd.DataFrame, # pairs of them: first, second
+    copies:DataFrame, # pairs of them: first, second
 )->ndarray: # the first of each group, and all that are in none
     "Choose one photograph of each group of copies."
     return rows[~pd.Series(join(rows, copies[ENDS].to_numpy())).duplicated()]
@@ -118,13 +118,13 @@ def same_pictures(
     made:Thumbnails, # of N photographs
     rows:ndarray, # photographs to compare, as rows
     progress:Callable|None=None, # called with (pairs compared, all pairs), of the first round
-)->pd.DataFrame: # a pair a row: first, second (rows), difference
+)->DataFrame: # a pair a row: first, second (rows), difference
     "Find pairs that are the same picture."
     found, rows = [], np.asarray(rows)
     while True:
         pairs = rows[likely_pairs(made.looks[rows])]
         differ = differences(made, pairs, progress)
-        same = pd.DataFrame(pairs, columns=ENDS).assign(difference=differ)[differ <= SAME_PICTURE]
+        same = DataFrame(pairs, columns=ENDS).assign(difference=differ)[differ <= SAME_PICTURE]
         found.append(same)
         if same.empty: return pd.concat(found, ignore_index=True)
         rows, progress = one_of_each(rows, same), None
@@ -136,7 +136,7 @@ def eye_pairs(
     progress:Callable|None=None, # called with (blocks of pairs compared, all blocks)
 )->ndarray: # pairs of rows, (K,2), int
     "Find the photographs that may show the same eye: ten partners of each that shows vessels."
-    rows = np.array([row for row in rows if made.coarse[row].any()], int)
+    rows = rows[made.coarse[rows].any((1, 2))]
     return rows[partners(made.coarse[rows].astype(np.float32), progress=progress)]
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #ac1d8804
@@ -145,16 +145,16 @@ def same_eyes(
     pairs:ndarray, # of `eye_pairs`
     least:float=.47, # likeness of the vessels
     progress:Callable|None=None, # called with (pairs compared, all pairs)
-)->pd.DataFrame: # a pair a row: first, second (rows), likeness
+)->DataFrame: # a pair a row: first, second (rows), likeness
     "Find pairs that show the same eye, by its vessels."
-    def alike(pair): return likeness(*(made.vessels[row].astype(np.float32) for row in pair))
+    def alike(pair): return likeness(*made.vessels[pair].astype(np.float32))
     alikes = np.array(map_threads(alike, pairs, progress), float)
-    found = pd.DataFrame(pairs, columns=ENDS).assign(likeness=alikes)
+    found = DataFrame(pairs, columns=ENDS).assign(likeness=alikes)
     return found[found.likeness >= least].reset_index(drop=True)
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #89a88622
 def near_duplicates(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     progress:Callable|None=None, # called with photographs opened, and all
 )->list[list[str]]: # groups of two or more paths, the largest first
     "Group photographs that seem to show the same eye, and identical files (opens all; writes temporary files)."
@@ -172,9 +172,9 @@ def _groups(paths, edges):
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #28ac6172
 def join_patients(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     groups:list[list[str]], # paths that belong to one patient
-)->pd.DataFrame: # the same rows; patients of a group are one patient, of the first name
+)->DataFrame: # the same rows; patients of a group are one patient, of the first name
     "Make one patient of photographs that belong together."
     patient_of, patients = dict(zip(table.path, table.patient)), sorted(set(table.patient))
     edges = [(patient_of[group[0]], patient_of[path]) for group in groups for path in group[1:]]
@@ -183,9 +183,9 @@ def join_patients(
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #f179afe8
 def group_near_duplicates(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     progress:Callable|None=None, # called with photographs opened, and all
-)->pd.DataFrame: # the same rows; patients with a photograph of the same eye are one patient
+)->DataFrame: # the same rows; patients with a photograph of the same eye are one patient
     "Make one patient of photographs that seem to show the same eye. Opens all photographs."
     return join_patients(table, near_duplicates(table, progress))
 
@@ -193,33 +193,32 @@ def group_near_duplicates(
 LOOK_ALIKE = .95 # least similarity
 
 def look_alikes(
-    near:pd.DataFrame, # columns path, neighbour, similarity: neighbours of photographs, −1 to 1
+    near:DataFrame, # columns path, neighbour, similarity: neighbours of photographs, −1 to 1
     made:Thumbnails, # of these, and maybe of others
-)->tuple[pd.DataFrame, pd.DataFrame]: # as of `same_pictures`; others that look alike: first, second, similarity
+)->tuple[DataFrame, DataFrame]: # as of `same_pictures`; others that look alike: first, second, similarity
     "Tell the neighbours that are the same photograph from those that only look alike."
-    place = dict(zip(made.paths, range(len(made.paths))))
+    place = {path: row for row, path in enumerate(made.paths)}
     names = near[['path', 'neighbour']]
     asked = (near.similarity >= .5) & ~names.isin(list(made.unreadable)).any(axis=1)
     ends = np.sort(names[asked].map(place.get).to_numpy(int), axis=1)
-    pairs = pd.DataFrame(ends, columns=ENDS).assign(similarity=near.similarity[asked].to_numpy(float))
+    pairs = DataFrame(ends, columns=ENDS).assign(similarity=near.similarity[asked].to_numpy(float))
     pairs = pairs.drop_duplicates(ENDS, ignore_index=True)
     differ = differences(made, pairs[ENDS].to_numpy())
     same, alike = differ <= SAME_PICTURE, pairs.similarity >= LOOK_ALIKE
     return pairs[ENDS].assign(difference=differ)[same], pairs[~same & alike]
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #fe29c9ad
-DUPLICATE_KINDS:dict[str, str] = { # kind of pair, the strongest first → in words
+DUPLICATE_KINDS = { # kind of pair, the strongest first → in words
     'same file': 'the same file',
     'same photograph': 'the same photograph, saved anew',
     'same eye': 'the same eye, photographed again',
     'look alike': 'look alike to a network',
 }
 
-@dataclass(frozen=True, eq=False)
-class Duplicates:
+class Duplicates(NamedTuple):
     "Photographs that belong together."
     # the strongest first: first, second (paths), kind, difference, likeness, similarity (NaN where not asked)
-    pairs:pd.DataFrame
+    pairs:DataFrame
     unreadable:dict[str, str] # path → why
     seconds:dict[str, float] # step → how long it took
 
@@ -267,7 +266,7 @@ def _search(made, neighbours, steps):
     "Find pairs of each kind, as rows of `made`."
     everything = np.arange(len(made.paths))
     with steps.step('search of copies') as show: copies = same_pictures(made, everything, progress=show)
-    alike = pd.DataFrame(columns=[*ENDS, 'similarity'])
+    alike = DataFrame(columns=[*ENDS, 'similarity'])
     with steps.step('features') as show:
         if neighbours is not None:
             near = neighbours([made.paths[row] for row in one_of_each(everything, copies)], show)
@@ -281,7 +280,7 @@ def _search(made, neighbours, steps):
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #817f4a27
 def find_duplicates(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     neighbours:Callable|None=None, # (paths, progress) → path, neighbour, similarity; None: no network is asked
     progress:Callable|None=None, # called with (steps done, all steps), six a photograph
 )->Duplicates:
@@ -290,7 +289,7 @@ def find_duplicates(
     steps, place = Steps(progress, len(paths), DUPLICATE_STEPS), {path: row for row, path in enumerate(paths)}
     with steps.step('identical files'):
         copies = [(place[group[0]], place[path]) for group in same_files(table) for path in group[1:]]
-    found = [pd.DataFrame(copies, columns=ENDS).assign(kind='same file', difference=0., strength=1.)]
+    found = [DataFrame(copies, columns=ENDS).assign(kind='same file', difference=0., strength=1.)]
     once = np.setdiff1d(np.arange(len(paths)), [row for _, row in copies])
     with steps.step('thumbnails') as show: made = make_thumbnails([paths[row] for row in once], show)
     searched = _search(made, neighbours, steps)

@@ -17,6 +17,7 @@ import re
 
 import numpy as np
 import pandas as pd
+from pandas import DataFrame
 
 from ..core.errors import PhotoError, TableError
 from ..core.parallel import map_threads
@@ -51,7 +52,7 @@ def order_classes(
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #8894e33f
 def classes_of(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
 )->list[str]: # the classes that occur in it
     "Return the classes of a table, in the order that was asked for when it was read, or else in their natural one."
     found = set(table.label.dropna())
@@ -60,9 +61,9 @@ def classes_of(
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #577671ed
 def keep_classes(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     classes:list[str], # the ones to keep, in the order to keep
-)->pd.DataFrame: # rows of these classes, and rows without a label
+)->DataFrame: # rows of these classes, and rows without a label
     "Keep some classes, in this order; `attrs['left_out']` counts the photographs of the others."
     if unknown := [name for name in classes if name not in set(table.label)]:
         raise TableError(f'No class {some(unknown)} in the table; it has {", ".join(classes_of(table))}.')
@@ -74,19 +75,18 @@ def keep_classes(
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #92734db8
 def count_photos(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     classes:list[str]|None=None, # rows, in this order; None: those of the table
-)->pd.DataFrame: # index: classes, all; columns: (photographs or patients, each part there is or all)
+)->DataFrame: # index: classes, all; columns: (photographs or patients, each part there is or all)
     "Count the photographs and patients of each class in each part."
-    classes = classes or classes_of(table)
-    split = table.get('split', pd.Series(dtype=object))
-    parts = {part: table[split == part] for part in ('train', 'valid', 'test') if part in set(split)}
+    classes, found = classes or classes_of(table), set(table.get('split', ()))
+    parts = {part: table[table.split == part] for part in ('train', 'valid', 'test') if part in found}
     counts = {}
     for name, part in (parts | {'all': table}).items():
         patients = part.patient.groupby(part.label)
         counts['photographs', name] = [*patients.size().reindex(classes, fill_value=0), len(part)]
         counts['patients', name] = [*patients.nunique().reindex(classes, fill_value=0), part.patient.nunique()]
-    return pd.DataFrame(counts, index=pd.Index([*classes, 'all'], name='class'))[['photographs', 'patients']]
+    return DataFrame(counts, index=pd.Index([*classes, 'all'], name='class'))[['photographs', 'patients']]
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #ff078469
 def shape_problems(
@@ -94,7 +94,7 @@ def shape_problems(
     columns:tuple[str, ...]=(), # further columns that are needed
 )->Iterator[str]: # what is wrong, in words
     "Find what keeps something from being a photo table: no DataFrame, no rows, missing columns."
-    if not isinstance(table, pd.DataFrame):
+    if not isinstance(table, DataFrame):
         yield f'expected a pandas DataFrame, found {type(table).__name__}; read_table makes one from files'
         return
     if missing := [name for name in ('path', 'label', 'patient', *columns) if name not in table]:
@@ -103,7 +103,7 @@ def shape_problems(
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #2e764bfb
 def some_rows(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     which:pd.Series, # bool, a row each
 )->str: # 'x.jpg (row 0), y.jpg (row 7) and 2 more'
     "Name rows by their file and their number, counted from 0."
@@ -112,10 +112,10 @@ def some_rows(
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #6b531a1f
 def value_problems(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
 )->Iterator[str]: # what is wrong, in words
     "Find empty cells, and values that aren't words."
-    for name in [name for name in ('path', 'label', 'patient', 'split') if name in table]:
+    for name in table.filter(['path', 'label', 'patient', 'split']):
         empty = table[name].isna()
         if empty.any(): yield f'{counted(empty.sum(), "row")} without a {name}: {some_rows(table, empty)}'
         other = ~empty & ~table[name].map(lambda value: isinstance(value, str))
@@ -126,7 +126,7 @@ def value_problems(
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #7476a88e
 def label_problems(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     classes:list[str]|None=None, # the classes there should be; None: any two or more
 )->Iterator[str]: # what is wrong, in words
     "Find a table of one class only, and classes that nobody expects."
@@ -142,15 +142,16 @@ def label_problems(
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #c2036689
 def split_problems(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
 )->Iterator[str]: # what is wrong, in words
     "Find parts that aren't called train, valid or test."
-    names = set(table.get('split', pd.Series(dtype=object)).dropna()) - {'train', 'valid', 'test'}
-    if names: yield f'unknown parts in column split: {some(sorted(map(str, names)))}; expected train, valid, test'
+    if 'split' not in table: return
+    if names := set(table.split.dropna()) - {'train', 'valid', 'test'}:
+        yield f'unknown parts in column split: {some(sorted(map(str, names)))}; expected train, valid, test'
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #9c19db72
 def double_problems(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
 )->Iterator[str]: # what is wrong, in words
     "Find paths that occur twice."
     paths = table.path.dropna().astype(str)
@@ -159,7 +160,7 @@ def double_problems(
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #bcdae485
 def file_problems(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
 )->Iterator[str]: # what is wrong, in words
     "Find files that aren't there."
     files = table.path.dropna().astype(str).map(file_of).unique()
@@ -177,7 +178,7 @@ def open_problem(
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #90fd62c4
 def broken_problems(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
 )->Iterator[str]: # what is wrong, in words
     "Find files that are there and can't be opened."
     paths = [path for path in table.path.dropna().astype(str) if os.path.isfile(file_of(path))]
@@ -186,12 +187,12 @@ def broken_problems(
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #33d18188
 def check_table(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     classes:list[str]|None=None, # the classes there should be; None: any two or more
     columns:tuple[str, ...]=(), # further columns that are needed
     files:bool=True, # look whether the files are there
     open_files:bool=False, # open each file; takes time
-)->pd.DataFrame: # the same table
+)->DataFrame: # the same table
     "Return the table, or raise a `TableError` that lists everything that is wrong with it."
     problems = list(shape_problems(table, columns))
     if not problems:

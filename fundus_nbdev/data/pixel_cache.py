@@ -57,7 +57,7 @@ def cache_limit()->float: # bytes
         raise TableError(f'FUNDUS_CACHE_GB = {given!r}: expected a number of gigabytes, such as 20.') from error
 
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #d0fbedeb
-_NAME, _DAY = re.compile(r'([0-9a-f]{16}-\d+)\.(npy|json)'), 24 * 3600 # names of a cache's two files; seconds
+_NAME = re.compile(r'([0-9a-f]{16}-\d+)\.(npy|json)') # of a cache's two files
 
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #4522f91f
 class _Entry(NamedTuple):
@@ -66,16 +66,10 @@ class _Entry(NamedTuple):
     files:dict[Path, os.stat_result] # what the system knows about each
 
     @property
-    def size(self)->int: return sum(stat.st_size for stat in self.files.values()) # bytes
-
-    @property
     def used(self)->float: return max(stat.st_mtime for stat in self.files.values()) # when it was touched last, s
 
     @property
     def whole(self)->bool: return {file.suffix for file in self.files} == {'.npy', '.json'}
-
-    @property
-    def stale(self)->bool: return not self.whole and time.time() - self.used > _DAY
 
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #0791d058
 def _entries()->list[_Entry]:
@@ -107,8 +101,8 @@ def prune_cache(
     room, removed = cache_limit() - need, []
     def leaves_late(entry): return entry.whole and entry.name != keep, -entry.used
     for entry in sorted(_entries(), key=leaves_late): # what stays comes first
-        if not entry.stale:
-            room -= entry.size
+        if entry.whole or time.time() - entry.used <= 24 * 3600: # a leftover older than a day goes in any case
+            room -= sum(stat.st_size for stat in entry.files.values())
             if room >= 0 or not entry.whole or entry.name == keep: continue
         _remove(entry.files)
         removed.append(entry.name)

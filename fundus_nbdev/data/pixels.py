@@ -15,6 +15,7 @@ import json
 import os
 
 import numpy as np
+from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
@@ -35,7 +36,7 @@ CROPS.add('fov', load_crop)
 def load_whole(
     path:str, # photograph
     size:int, # side of the square, px
-)->np.ndarray: # uint8 RGB, (size,size,3)
+)->ndarray: # uint8 RGB, (size,size,3)
     "Stretch the whole picture to a square, without a search for a field of view."
     rgb = open_photo(path, size=size)
     if rgb.shape[:2] == (size, size): return rgb
@@ -46,55 +47,25 @@ def load_whole(
 @dataclass(frozen=True)
 class Pixels:
     "Cropped photographs, mapped from disk."
-    array:np.ndarray # uint8 RGB, (N,size,size,3); black where a photograph could not be read
+    array:ndarray # uint8 RGB, (N,size,size,3); black where a photograph could not be read
     bad:dict[int, str] # position of each unreadable photograph → what is wrong with it
-    rows:np.ndarray # position in the array of each photograph that counts
+    rows:ndarray # position in the array of each photograph that counts
 
     def __len__(self)->int: return len(self.rows)
-    def __getitem__(self, i:int)->np.ndarray: return self.array[self.rows[i]]
+    def __getitem__(self, i:int)->ndarray: return self.array[self.rows[i]]
 
     def readable(self)->'Pixels':
         "Leave out the photographs that could not be read; the array stays where it is."
         return Pixels(self.array, {}, np.delete(self.rows, list(self.bad)))
 
-# %% ../../nbs/04_data/12_pixels.ipynb #5719594c
-def _new_array(
-    file:Path, # to be made
-    shape:tuple[int, ...], # of the array
-)->np.memmap: # uint8, mapped for writing
-    "Make an array on disk whose room is taken, not promised."
-    array = np.lib.format.open_memmap(file, 'w+', np.uint8, shape)
-    if hasattr(os, 'posix_fallocate'):
-        with file.open('r+b') as handle: os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
-    return array
-
-# %% ../../nbs/04_data/12_pixels.ipynb #c7802fea
-def _decode_into(
-    stem:Path, # of the two files
-    paths:list[str], # photographs
-    size:int, # side of the square, px
-    crop:str, # one of `CROPS`
-    progress:Callable|None, # called with photographs done and their total
-)->None:
-    "Write the cache `stem`.npy and, as a sign that it is whole, `stem`.json."
-    bad = {}
-    def fill(file):
-        array = _new_array(file, (len(paths), size, size, 3))
-        def load(i):
-            try: array[i] = CROPS[crop](paths[i], size)
-            except PhotoError as error: bad[i] = str(error)
-        map_threads(load, range(len(paths)), progress)
-        array.flush()
-    write_whole(stem.with_suffix('.npy'), fill)
-    write_whole(stem.with_suffix('.json'), json.dumps(bad, sort_keys=True))
-
 # %% ../../nbs/04_data/12_pixels.ipynb #6233599e
-def _open(stem:Path)->tuple[np.ndarray, dict[int, str]]|None:
+def _open(stem:Path)->tuple[ndarray, dict[int, str]]|None:
     "Open a whole cache, and note that it was used just now; None if there is none."
     try:
-        note = stem.with_suffix('.json').read_text()
-        os.utime(stem.with_suffix('.json'))
-        return np.load(stem.with_suffix('.npy'), mmap_mode='r'), {int(k): v for k, v in json.loads(note).items()}
+        note = stem.with_suffix('.json')
+        os.utime(note)
+        bad = {int(i): reason for i, reason in json.loads(note.read_text()).items()}
+        return np.load(stem.with_suffix('.npy'), mmap_mode='r'), bad
     except FileNotFoundError: return None
 
 # %% ../../nbs/04_data/12_pixels.ipynb #f7ddbc1b
@@ -105,12 +76,22 @@ def cache_pixels(
     progress:Callable[[int, int], None]|None=None, # called with photographs done and their total
 )->Pixels: # one picture for each path, in order
     "Read photographs as squares from the cache, or decode them into it. Writes and removes files there."
-    CROPS.find(crop)
+    read, bad = CROPS.find(crop), {}
     stem, need = cache_folder()/f'{cache_key(paths, size, crop)}-{size}', len(paths) * size**2 * 3
+    def fill(file):
+        array = np.lib.format.open_memmap(file, 'w+', np.uint8, (len(paths), size, size, 3))
+        if hasattr(os, 'posix_fallocate'): # the room is taken, not promised
+            with file.open('r+b') as handle: os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+        def load(i):
+            try: array[i] = read(paths[i], size)
+            except PhotoError as error: bad[i] = str(error)
+        map_threads(load, range(len(paths)), progress)
+        array.flush()
     while not (found := _open(stem)):
         prune_cache(stem.name, need)
         with guard_disk(f'{stem}.npy ({need / 1e9:.1f} GB; the variable FUNDUS_CACHE names another folder)'):
-            _decode_into(stem, paths, size, crop, progress)
+            write_whole(stem.with_suffix('.npy'), fill)
+            write_whole(stem.with_suffix('.json'), json.dumps(bad, sort_keys=True)) # a sign that the cache is whole
     return Pixels(*found, np.arange(len(paths)))
 
 # %% ../../nbs/04_data/12_pixels.ipynb #c786d685
@@ -126,7 +107,7 @@ Stats = tuple[list[float], list[float]] # mean and standard deviation of red, gr
 
 def channel_stats(
     pixels:Pixels, # cached pixels
-    rows:np.ndarray, # positions of the training photographs
+    rows:ndarray, # positions of the training photographs
 )->Stats:
     "Measure the mean and standard deviation of each channel over the training photographs."
     if not len(rows):

@@ -13,6 +13,8 @@ from inspect import Parameter, signature
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
+from numpy.random import Generator
 
 from ..core.errors import TableError
 from ..core.registry import Registry
@@ -24,20 +26,20 @@ sampler = SAMPLERS.register # decorator of a function of (random, codes, weights
 # %% ../../nbs/04_data/14_samplers.ipynb #cb623adf
 @sampler('shuffle')
 def draw_shuffled(
-    random:np.random.Generator, # source of chance
-    codes:np.ndarray, # class number of each training photograph, (N,)
-    weights:np.ndarray|None=None, # not needed
-)->np.ndarray: # positions, (N,): each once
+    random:Generator, # source of chance
+    codes:ndarray, # class number of each training photograph, (N,)
+    weights:ndarray|None=None, # not needed
+)->ndarray: # positions, (N,): each once
     "Draw every photograph once."
     return random.permutation(len(codes))
 
 # %% ../../nbs/04_data/14_samplers.ipynb #63d5e6dc
 @sampler('balanced')
 def draw_balanced(
-    random:np.random.Generator, # source of chance
-    codes:np.ndarray, # class number of each training photograph, (N,)
-    weights:np.ndarray|None=None, # not needed
-)->np.ndarray: # positions, (N,)
+    random:Generator, # source of chance
+    codes:ndarray, # class number of each training photograph, (N,)
+    weights:ndarray|None=None, # not needed
+)->ndarray: # positions, (N,)
     "Draw every class equally often, within one photograph; of a class, none comes a third time before all came twice."
     members = [np.flatnonzero(codes == code) for code in np.unique(codes)]
     each, over = divmod(len(codes), len(members))
@@ -51,17 +53,17 @@ def draw_balanced(
 # %% ../../nbs/04_data/14_samplers.ipynb #399a1ea6
 @sampler('weighted')
 def draw_weighted(
-    random:np.random.Generator, # source of chance
-    codes:np.ndarray, # class number of each training photograph, (N,)
-    weights:np.ndarray, # how often each is to come, in proportion, (N,), 0 or more
-)->np.ndarray: # positions, (N,), with replacement
+    random:Generator, # source of chance
+    codes:ndarray, # class number of each training photograph, (N,)
+    weights:ndarray, # how often each is to come, in proportion, (N,), 0 or more
+)->ndarray: # positions, (N,), with replacement
     "Draw every photograph as often as its weight asks, on average."
     return random.choice(len(codes), len(codes), p=weights / weights.sum())
 
 # %% ../../nbs/04_data/14_samplers.ipynb #2b50f11c
 def sample_weights(
     table:pd.DataFrame, # the training part
-)->np.ndarray: # (N,), float, 0 or more
+)->ndarray: # (N,), float, 0 or more
     "Read the column `weight`, or raise a TableError that says what is wrong with it."
     if 'weight' not in table:
         raise TableError('This order needs a column `weight` in the photo table: '
@@ -77,7 +79,7 @@ def sample_weights(
 def make_sampler(
     table:pd.DataFrame, # the training part; with a column `weight` for 'weighted'
     kind:str='shuffle', # one of `SAMPLERS`
-)->Callable[[np.random.Generator], np.ndarray]: # takes a random generator, gives the order of an epoch
+)->Callable[[Generator], ndarray]: # takes a random generator, gives the order of an epoch
     "Make the function that draws the order of an epoch."
     draw, codes = SAMPLERS.find(kind), pd.Categorical(table.label).codes
     needed = signature(draw).parameters['weights'].default is Parameter.empty

@@ -16,6 +16,8 @@ import os
 import numpy as np
 import pandas as pd
 from numpy import ndarray
+from numpy.random import Generator
+from pandas import DataFrame
 
 from ..core.errors import TableError
 from ..core.files import write_whole
@@ -51,7 +53,7 @@ def part_size(
 def take_evenly(
     supply:ndarray, # patients of each kind, (K,), int
     share:float, # of the patients to take, between 0 and 1
-    rng:np.random.Generator, # where the chance comes from
+    rng:Generator, # where the chance comes from
 )->ndarray: # patients to take of each kind, (K,), int
     "Take the same share of each kind of patient, rounded up or down at random so that the sum is right."
     order = rng.permutation(len(supply))
@@ -84,7 +86,7 @@ def improve(
 def draw_patients(
     counts:ndarray, # photographs of each class for each patient, (P,C), int
     total:int, # photographs wanted
-    rng:np.random.Generator, # where the chance comes from
+    rng:Generator, # where the chance comes from
 )->ndarray: # (P,), bool: the patients of the part
     "Draw patients who have `total` photographs in the class shares of all, as nearly as patients allow."
     kinds, kind, supply = np.unique(counts, axis=0, return_inverse=True, return_counts=True)
@@ -102,16 +104,14 @@ def draw_patients(
 
 # %% ../../nbs/04_data/10_split.ipynb #b77ca113
 def draw_part(
-    pool:pd.DataFrame, # photo table to draw from, sorted
+    pool:DataFrame, # photo table to draw from, sorted
     size:float|int, # share or number of photographs
-    rng:np.random.Generator, # where the chance comes from
+    rng:Generator, # where the chance comes from
     group:str|None='patient', # column whose rows stay together; None: every photograph for itself
 )->ndarray: # (N,), bool: the rows of the part
     "Draw the rows of a part, whole groups only."
     groups, names = pd.factorize(pool[group] if group else pool.path, sort=True)
-    labels, classes = pd.factorize(pool.label, sort=True)
-    counts = np.zeros((len(names), len(classes)), int)
-    np.add.at(counts, (groups, labels), 1)
+    counts = pd.crosstab(groups, pool.label.to_numpy()).to_numpy() # photographs of each class for each group
     if len(names) < 2:
         raise TableError(f'No part can be drawn from {counted(len(pool), "photograph")} of one {group or "path"}: '
                          'the other side would be empty.')
@@ -121,13 +121,13 @@ def draw_part(
 
 # %% ../../nbs/04_data/10_split.ipynb #1ff504de
 def split_table(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     test:float|int=.2, # share of all photographs, or their number; 0: no test part
     valid:float|int=.2, # share of the photographs that aren't tested on, or their number; 0: no validation part
     seed:int=0, # same seed, same split
     group:str|None='patient', # column whose rows stay on one side; None: every photograph for itself
     keep:bool=True, # keep the parts that the table already has
-)->pd.DataFrame: # the same rows in the same order, with column split: train, valid or test
+)->DataFrame: # the same rows in the same order, with column split: train, valid or test
     "Split a table into train, valid and test: same shares of classes, no patient on two sides."
     check_table(table, files=False, columns=(group,) if group else ())
     order = np.argsort(table.path.to_numpy(str), kind='stable')
@@ -142,10 +142,10 @@ def split_table(
 
 # %% ../../nbs/04_data/10_split.ipynb #1e91ac68
 def add_folds(
-    table:pd.DataFrame, # photo table; a split it has is dropped
+    table:DataFrame, # photo table; a split it has is dropped
     n_folds:int=5, # 2 or more
     seed:int=0, # same seed, same folds
-)->pd.DataFrame: # the same rows in the same order, with column fold: 0 … n_folds - 1
+)->DataFrame: # the same rows in the same order, with column fold: 0 … n_folds - 1
     "Divide a table into folds: same shares of classes, no patient in two folds."
     table = check_table(table.drop(columns='split', errors='ignore'), files=False)
     patients = table.patient.nunique()
@@ -162,11 +162,11 @@ def add_folds(
 
 # %% ../../nbs/04_data/10_split.ipynb #96606c76
 def fold_split(
-    table:pd.DataFrame, # photo table with column fold
+    table:DataFrame, # photo table with column fold
     fold:int, # the fold that is tested on
     valid:float|int=.2, # share of the other photographs, or their number; 0: no validation part
     seed:int=0, # same seed, same validation part
-)->pd.DataFrame: # the same table with column split: train, valid or test
+)->DataFrame: # the same table with column split: train, valid or test
     "Split a table into train, valid and test, testing on one fold."
     if 'fold' not in table: raise TableError(f'No column fold; the table has {", ".join(table)}. add_folds makes it.')
     if fold not in set(table.fold):
@@ -176,7 +176,7 @@ def fold_split(
 
 # %% ../../nbs/04_data/10_split.ipynb #ef16cb50
 def leaks(
-    table:pd.DataFrame, # photo table with column `column`
+    table:DataFrame, # photo table with column `column`
     column:str='split', # split or fold
     files:bool=True, # compare files
 )->Iterator[str]: # what is on two sides, in words
@@ -195,10 +195,10 @@ def leaks(
 
 # %% ../../nbs/04_data/10_split.ipynb #3aa7570a
 def check_split(
-    table:pd.DataFrame, # photo table with column split, or fold
+    table:DataFrame, # photo table with column split, or fold
     column:str='split', # split or fold
     files:bool=True, # compare the contents of files
-)->pd.DataFrame: # the same table
+)->DataFrame: # the same table
     "Return the table, or raise a `TableError` that names who is on two sides or in no part, and what can't be learnt."
     if column not in table: raise TableError(f'No column {column}; the table has {", ".join(table)}.')
     problems = list(leaks(table, column, files))
@@ -212,7 +212,7 @@ def check_split(
 
 # %% ../../nbs/04_data/10_split.ipynb #fd32bb1a
 def save_split(
-    table:pd.DataFrame, # photo table with split or fold
+    table:DataFrame, # photo table with split or fold
     file:str|Path, # CSV to write
     root:str|Path|None=None, # folder the paths are written relative to; None: as they are
     overwrite:bool=False, # replace a file that is there
@@ -221,7 +221,7 @@ def save_split(
     file = Path(file)
     if file.exists() and not overwrite:
         raise TableError(f'{file} exists. Pass overwrite=True to replace it, or choose another name.')
-    kept = table[[name for name in ('path', 'label', 'patient', 'split', 'fold') if name in table]]
+    kept = table.filter(['path', 'label', 'patient', 'split', 'fold'])
     if not {'split', 'fold'} & set(kept):
         raise TableError('This table has neither split nor fold; split_table and add_folds make them.')
     if root is not None: kept = kept.assign(path=[Path(os.path.relpath(path, root)).as_posix() for path in kept.path])
@@ -231,7 +231,7 @@ def save_split(
 def load_split(
     file:str|Path, # CSV of save_split
     root:str|Path|None=None, # folder that relative paths start from; None: as they are
-)->pd.DataFrame: # photo table with split, fold or both
+)->DataFrame: # photo table with split, fold or both
     "Read a split back."
     words = dict.fromkeys(('path', 'label', 'patient', 'split'), str)
     table = pd.read_csv(file, dtype=words, keep_default_na=False)

@@ -17,7 +17,7 @@ def largest_part(
     bright:ndarray, # (H,W), uint8, 0 or 1
 )->ndarray: # (H,W), bool
     "Return the largest connected part, without specks and thin text."
-    opened = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    opened = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((5, 5)))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
     return labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax() if count > 1 else opened > 0
 
@@ -43,13 +43,12 @@ def _circles_through(
     p:ndarray, # (N,3,2): three points each
 )->ndarray: # (N,3): x, y, radius; not finite where the points lie on a line
     "Compute the circles through three points."
-    a, b = p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]
-    aa, bb = (a**2).sum(1), (b**2).sum(1)
-    cross = 2 * (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])
+    first, second, third = p.transpose(1, 2, 0)
+    (ax, ay), (bx, by) = second - first, third - first
+    aa, bb, cross = ax**2 + ay**2, bx**2 + by**2, 2 * (ax * by - ay * bx)
     with np.errstate(divide='ignore', invalid='ignore'):
-        x = (b[:, 1] * aa - a[:, 1] * bb) / cross
-        y = (a[:, 0] * bb - b[:, 0] * aa) / cross
-    return np.stack([p[:, 0, 0] + x, p[:, 0, 1] + y, np.hypot(x, y)], 1)
+        x, y = (by * aa - ay * bb) / cross, (ax * bb - bx * aa) / cross
+    return np.stack([first[0] + x, first[1] + y, np.hypot(x, y)], 1)
 
 # %% ../../nbs/02_photos/02_circle.ipynb #060bfb77
 def is_plausible(
@@ -76,8 +75,9 @@ def ransac_circle(
     circles = circles[is_plausible(circles, height, width)]
     if not len(circles): return None
     jury = points[random.permutation(len(points))[:200]]
-    off = abs(np.hypot(jury[:, 0] - circles[:, :1], jury[:, 1] - circles[:, 1:2]) - circles[:, 2:])
-    return circles[(off < np.maximum(1, .01 * circles[:, 2:])).sum(1).argmax()]
+    x, y, radius = circles.T[..., None]
+    off = abs(np.hypot(jury[:, 0] - x, jury[:, 1] - y) - radius)
+    return circles[(off < np.maximum(1, .01 * radius)).sum(1).argmax()]
 
 # %% ../../nbs/02_photos/02_circle.ipynb #1770ad0a
 def fit_circle(

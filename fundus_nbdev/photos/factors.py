@@ -8,8 +8,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/02_photos/factors.html.md"""
 __all__ = ['FACTORS', 'Factor', 'edge_strength', 'quality_factors']
 
 # %% ../../nbs/02_photos/04_factors.ipynb #39c9c13b
-from dataclasses import dataclass
 from math import ceil
+from typing import NamedTuple
 
 from numpy import float32, ndarray
 import cv2
@@ -17,53 +17,52 @@ import numpy as np
 from .field_of_view import FieldOfView, crop_fov, crop_mask, find_fov
 
 # %% ../../nbs/02_photos/04_factors.ipynb #b30e5209
-@dataclass(frozen=True)
-class Factor:
+class Factor(NamedTuple):
     "What a measured quality factor means."
     unit:str # of the value
-    low:float # the smallest possible value
-    high:float # the largest possible value
     better:str # 'higher', 'lower' or 'middle'
     definition:str # in one sentence
-    source:str # a paper, or 'own'
+    source:str = 'own' # or a paper
+    low:float = 0 # the smallest possible value
+    high:float = 1 # the largest possible value
 
 # %% ../../nbs/02_photos/04_factors.ipynb #9751a693
 FACTORS = {
     'sharpness': Factor(
-        'log10 grey levels', -2, 4, 'higher',
+        'log10 grey levels', 'higher',
         'Mean absolute Laplacian of the green channel after a blur of 1.5 px, as a logarithm.',
-        'Pech-Pacheco 2000 (Laplacian focus measures)'),
-    'brightness': Factor('share of full scale', 0, 1, 'middle', 'Mean luminance.', 'ITU-R BT.601 luma'),
+        'Pech-Pacheco 2000 (Laplacian focus measures)', low=-2, high=4),
+    'brightness': Factor('share of full scale', 'middle', 'Mean luminance.', 'ITU-R BT.601 luma'),
     'evenness': Factor(
-        '1', 0, 1, 'higher',
+        '1', 'higher',
         'Darkest over brightest region (5th over 95th percentile) of the luminance, '
-        'blurred over an eighth of the diameter.', 'own'),
+        'blurred over an eighth of the diameter.'),
     'contrast': Factor(
-        'share of full scale', 0, 1, 'higher',
+        'share of full scale', 'higher',
         'Standard deviation of the green channel after its slow illumination is taken off.',
         'Peli 1990 (RMS contrast)'),
     'vessel_contrast': Factor(
-        '1', 0, 1, 'higher',
+        '1', 'higher',
         'Depth of narrow dark structures against their surroundings '
         '(black top-hat, 21 px, of the slightly blurred green channel), 95th percentile.',
         'after Zana and Klein 2001 (top-hats for vessels)'),
     'colour_balance': Factor(
-        'log2 ratio', -8, 8, 'middle',
-        'Mean red over mean blue, as a logarithm: 0 is grey, each step of 1 doubles the red.', 'own'),
+        'log2 ratio', 'middle',
+        'Mean red over mean blue, as a logarithm: 0 is grey, each step of 1 doubles the red.', low=-8, high=8),
     'over_exposed': Factor(
-        'share of area', 0, 1, 'lower',
-        'Green at 245 or more of 255; red saturates in many good photographs and so does not count.', 'own'),
-    'under_exposed': Factor('share of area', 0, 1, 'lower', 'Brightest channel below 40 of 255.', 'own'),
+        'share of area', 'lower',
+        'Green at 245 or more of 255; red saturates in many good photographs and so does not count.'),
+    'under_exposed': Factor('share of area', 'lower', 'Brightest channel below 40 of 255.'),
     'haze': Factor(
-        '1', 0, 1, 'lower',
+        '1', 'lower',
         'Mean dark channel (smallest of the three channels within 15 px) over the 99th percentile of luminance.',
         'after He 2009 (dark channel prior)'),
     'noise': Factor(
-        'grey levels', 0, 255, 'lower',
+        'grey levels', 'lower',
         "Standard deviation of the green channel's noise, from a mask that ignores smooth change; "
         "the strongest quarter of its response is left out, so that vessels don't count.",
-        'after Immerkær 1996'),
-    'fov_coverage': Factor('share of the circle', 0, 1, 'higher', 'Part of the full circle that is imaged.', 'own')}
+        'after Immerkær 1996', high=255),
+    'fov_coverage': Factor('share of the circle', 'higher', 'Part of the full circle that is imaged.')}
 
 # %% ../../nbs/02_photos/04_factors.ipynb #8158cc15
 _SCALE = 512 # px, the crop on which factors are measured
@@ -110,7 +109,7 @@ def _haze(
     inner:ndarray, # (512,512), bool
 )->float: # 0–1
     "Compute the mean dark channel over the brightest light."
-    patches = cv2.erode(darkest, np.ones((15, 15), np.uint8))
+    patches = cv2.erode(darkest, np.ones((15, 15)))
     return (patches[inner].mean() / max(1., np.percentile(luminance, 99))).clip(0, 1)
 
 # %% ../../nbs/02_photos/04_factors.ipynb #d759c101

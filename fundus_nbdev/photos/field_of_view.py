@@ -9,9 +9,9 @@ __all__ = ['FieldOfView', 'find_fov', 'fov_mask', 'cut_window', 'crop_mask', 'cr
 
 # %% ../../nbs/02_photos/03_field_of_view.ipynb #09897676
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 from numpy import float32, ndarray
 import cv2
@@ -21,8 +21,7 @@ from .photo import open_photo
 from .circle import largest_part, is_plausible, ransac_circle, rim_points, snap_circle, unroll_rim
 
 # %% ../../nbs/02_photos/03_field_of_view.ipynb #54bfe43e
-@dataclass(frozen=True, eq=False)
-class FieldOfView:
+class FieldOfView(NamedTuple):
     "The imaged part of a photo, and the circle it is part of."
     mask:ndarray # True where retina is imaged, (H,W), bool
     x:float # centre of the circle, px from the left; may lie beyond the middle
@@ -133,7 +132,7 @@ def _stretches(
 )->list: # of arrays of degrees, each one unbroken stretch; runs over 359 to 0
     "Find the unbroken stretches of True around a circle."
     if bright.all() or not bright.any(): return []
-    start = int(np.flatnonzero(~bright)[0])
+    start = (~bright).argmax()
     degrees = np.roll(np.arange(360), -start)[np.roll(bright, -start)]
     return np.split(degrees, np.flatnonzero(np.diff(degrees) % 360 != 1) + 1)
 
@@ -154,7 +153,8 @@ def _tabs(
     ring = abs(distance / circle[2] - 1.07) < .1
     levels = []
     for degrees in tabs:
-        u, v = directions[degrees].mean(0) / np.linalg.norm(directions[degrees].mean(0))
+        middle = directions[degrees].mean(0)
+        u, v = middle / np.linalg.norm(middle)
         near = x * u + y * v > distance * np.cos(np.deg2rad(len(degrees) / 2 + 2))
         levels.append(np.where(ring & near, (image - dark) / rim[degrees].mean() - .5, -1))
     return np.max(levels, axis=0)
@@ -173,12 +173,12 @@ def find_fov(
         everything = np.ones((height, width), bool)
         return FieldOfView(everything, (width - 1) / 2, (height - 1) / 2, max(height, width) / 2, False)
     left, top, right, bottom = (_cuts(mean, circle, dark) + .5) / scale - .5
-    x, y, radius = (*((circle[:2] + .5) / scale - .5), circle[2] / scale)
-    columns, rows = np.arange(width), np.arange(height)
-    mask = (columns - x)**2 + ((rows - y)**2)[:, None] <= radius**2
+    (x, y), radius = (circle[:2] + .5) / scale - .5, circle[2] / scale
+    columns, rows = np.arange(width), np.arange(height)[:, None]
+    mask = (columns - x)**2 + (rows - y)**2 <= radius**2
     tabs = _tabs(mean, circle, dark)
     if tabs is not None: mask |= cv2.resize(tabs, (width, height)) > 0
-    mask &= (columns >= left) & (columns <= right) & ((rows >= top) & (rows <= bottom))[:, None]
+    mask &= (columns >= left) & (columns <= right) & ((rows >= top) & (rows <= bottom))
     return FieldOfView(mask, float(x), float(y), float(radius), True)
 
 # %% ../../nbs/02_photos/03_field_of_view.ipynb #4b69f7c0

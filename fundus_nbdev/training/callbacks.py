@@ -22,7 +22,7 @@ from rich.text import Text
 
 from ..core.files import write_whole
 from ..core.progress import bar_text, progress_style, time_note
-from .onecycle import RestoringCB
+from .onecycle import RestoringCB, StatefulCB
 
 # %% ../../nbs/07_training/07_callbacks.ipynb #503b8533
 def epoch_values(
@@ -133,14 +133,14 @@ class ProgressCB(RestoringCB):
         self.turn_fastai(True)
 
 # %% ../../nbs/07_training/07_callbacks.ipynb #20a32647
-class HistoryCB(Callback):
+class HistoryCB(StatefulCB):
     "Write losses, metrics and learning rate of every finished epoch to a CSV file."
-    order = 55 # after the recorder, before early stopping
+    order, kept = 55, ('rows', 'past') # after the recorder, before early stopping
 
     def __init__(self,
         file:str|Path, # CSV to write, replaced at the first finished epoch
     ):
-        self.file, self.past = Path(file), 0
+        self.file = Path(file)
         self.rows:list[dict[str, Any]] = []
 
     def before_fit(self): # a second fit counts on
@@ -149,10 +149,5 @@ class HistoryCB(Callback):
     def after_epoch(self):
         values = epoch_values(self.recorder)
         if values is None or hasattr(self.learn, 'lr_finder'): return
-        lr = float(self.opt.hypers[-1]['lr'])
-        self.rows.append({'epoch': self.past + self.epoch + 1, **values, 'lr': lr})
+        self.rows.append({'epoch': self.past + self.epoch + 1, **values, 'lr': float(self.opt.hypers[-1]['lr'])})
         if not rank_distrib(): write_whole(self.file, pd.DataFrame(self.rows).to_csv(index=False))
-
-    def state_dict(self): return {'rows': self.rows, 'past': self.past}
-
-    def load_state_dict(self, state): self.rows, self.past = list(state['rows']), state['past']

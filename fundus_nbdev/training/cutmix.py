@@ -9,9 +9,9 @@ __all__ = ['photo_size', 'cut_box', 'paste_box', 'square_masks', 'cut_out', 'Cut
            'mix_callbacks']
 
 # %% ../../nbs/07_training/05_cutmix.ipynb #9a3865a8
-import numpy as np
 import torch
 from fastai.callback.core import Callback
+from numpy.random import Generator
 from torch import Tensor
 
 from ..core.errors import TrainingError
@@ -20,17 +20,16 @@ from .mix import MixCB, MixUpCB, SeededCB, check_floating
 # %% ../../nbs/07_training/05_cutmix.ipynb #13ab80d4
 def photo_size(
     xb:tuple, # inputs of the network
-)->tuple[int, int]: # (H,W)
+)->tuple[int, ...]: # (H,W)
     "Return height and width of a batch's photographs."
     if any(x.dim() != 4 or x.shape[-2:] != xb[0].shape[-2:] for x in xb):
         raise TrainingError(f'the inputs have the shapes {[tuple(x.shape) for x in xb]}; a rectangle can only be cut '
                             'from photos, (B,C,H,W), all of one height and width')
-    _, _, height, width = xb[0].shape
-    return height, width
+    return tuple(xb[0].shape[-2:])
 
 # %% ../../nbs/07_training/05_cutmix.ipynb #d558a935
 def cut_box(
-    size:tuple[int, int], # of the photos, (H,W)
+    size:tuple[int, ...], # of the photos, (H,W)
     share:float, # λ: what is to be left of the photo, 0 to 1
     centre:tuple[int, int], # of the box, (row, column)
 )->tuple[int, int, int, int]: # top, bottom, left, right; ends exclusive
@@ -56,7 +55,7 @@ def paste_box(
 def square_masks(
     centres:Tensor, # row and column for each photo, (B,2), int64
     side:int, # of the squares, pixels
-    size:tuple[int, int], # of the photos, (H,W)
+    size:tuple[int, ...], # of the photos, (H,W)
 )->Tensor: # (B,1,H,W), bool: True inside
     "Mark one square for each photo, clipped at the border."
     inside = []
@@ -74,8 +73,7 @@ def cut_out(
 )->Tensor: # photos with a square filled with the mean of their pixels; `photos` are left as they are
     "Cover a square in each photo ([DeVries & Taylor 2017](https://arxiv.org/abs/1708.04552), section 3.2)."
     check_floating(photos)
-    height, width = photos.shape[-2:]
-    return torch.where(square_masks(centres, side, (height, width)), photos.mean((-2, -1), keepdim=True), photos)
+    return torch.where(square_masks(centres, side, photos.shape[-2:]), photos.mean((-2, -1), keepdim=True), photos)
 
 # %% ../../nbs/07_training/05_cutmix.ipynb #1fee17e8
 class CutMixCB(MixCB):
@@ -85,7 +83,7 @@ class CutMixCB(MixCB):
         seed:int|None=None, # of boxes and partners, 0 or more; None: PyTorch's when the first fit begins
     ): super().__init__(alpha, seed)
 
-    def mix(self, xb:tuple, partner:Tensor, random:np.random.Generator)->tuple[tuple, float]:
+    def mix(self, xb:tuple, partner:Tensor, random:Generator)->tuple[tuple, float]:
         size = photo_size(xb)
         share = random.beta(self.alpha, self.alpha)
         box = cut_box(size, share, random.integers(size).tolist())
@@ -126,7 +124,7 @@ class RandomChoiceMixCB(MixCB):
                                 'for instance RandomChoiceMixCB([MixUpCB(), CutMixCB()])')
         self.ways = ways
 
-    def mix(self, xb:tuple, partner:Tensor, random:np.random.Generator)->tuple[tuple, float]:
+    def mix(self, xb:tuple, partner:Tensor, random:Generator)->tuple[tuple, float]:
         return self.ways[random.integers(len(self.ways))].mix(xb, partner, random)
 
 # %% ../../nbs/07_training/05_cutmix.ipynb #7c3dbced
@@ -137,8 +135,6 @@ def mix_callbacks(
     seed:int|None=None, # of all draws, 0 or more; None: PyTorch's when the first fit begins
 )->list[Callback]: # up to two: what cuts, and what mixes
     "Make the callbacks for any combination of MixUp, CutMix and CutOut."
-    mixers:list[MixCB] = []
-    if mixup: mixers.append(MixUpCB(mixup, seed))
-    if cutmix: mixers.append(CutMixCB(cutmix, seed))
+    mixers = [way(alpha, seed) for way, alpha in ((MixUpCB, mixup), (CutMixCB, cutmix)) if alpha]
     if len(mixers) > 1: mixers = [RandomChoiceMixCB(mixers, seed)]
-    return [CutOutCB(cutout, seed), *mixers] if cutout else [*mixers]
+    return [CutOutCB(cutout, seed), *mixers] if cutout else mixers

@@ -62,7 +62,7 @@ class EMACB(RestoringCB):
         if not 0 <= decay < 1:
             raise TrainingError(f'decay is {decay}; it is the share of the old average: '
                                 'give 0 or more and less than 1, for instance 0.99')
-        self.decay, self.warm, self.taken, self.skipped = decay, warm, 0, False
+        self.decay, self.warm, self.skipped = decay, warm, False
 
     def now(self)->Weights:
         "Return the network's tensors themselves, by name."

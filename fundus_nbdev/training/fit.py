@@ -6,22 +6,21 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/fit.html.md"""
 
 # %% auto #0
 __all__ = ['bundle_info', 'degraded_class', 'is_finished', 'open_checkpoint', 'training_hashes', 'check_place',
-           'learner_for_split', 'predict_table', 'Trained', 'fit_split', 'join_folds', 'fit_folds', 'Fit',
-           'fit_prepared', 'fit']
+           'learner_for_split', 'predict_table', 'Trained', 'fit_split', 'fit_folds', 'Fit', 'fit']
 
 # %% ../../nbs/07_training/20_fit.ipynb #1af57d33
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import time
 
 import numpy as np
 import pandas as pd
 import torch
 from fastai.basics import Callback, set_seed
+from pandas import DataFrame
 
 from ..core.errors import BundleError, RunError, TrainingError
 from ..core.files import guard_disk, write_whole
@@ -39,13 +38,13 @@ from .loggers import log_callbacks
 from .prepare import Prepared, prepare_photos
 from .processes import broadcast, main_process, main_process_first
 from .recipe import Recipe, make_recipe, recipe_values, to_toml
-from .run_folder import (begin_folder, check_folder, command_to_resume, keep_split,
-    lock_folder, name_run_in_errors, unfinished_recipe)
+from .run_folder import (check_folder, command_to_resume, keep_split, lock_folder,
+    name_run_in_errors, new_folder, unfinished_recipe)
 
 # %% ../../nbs/07_training/20_fit.ipynb #6f435e03
 def bundle_info(
     recipe:Recipe, # to be followed
-    table:pd.DataFrame, # with `split`
+    table:DataFrame, # with `split`
     arguments:dict, # of the network
     stats:Stats, # normalisation
 )->BundleInfo:
@@ -104,13 +103,13 @@ def open_checkpoint(
 # %% ../../nbs/07_training/20_fit.ipynb #36e09174
 def training_hashes(
     recipe:Recipe, # to be followed
-    table:pd.DataFrame, # with `split`
+    table:DataFrame, # with `split`
     # mean and spread of the training pixels: they tell when a photograph was replaced
     stats:Stats,
 )->dict[str, str]: # recipe, split and pixels, as hashes
     "Compute hashes of all that must be the same when a training is resumed."
-    columns = [name for name in ('path', 'label', 'split', 'weight') if name in table]
-    texts = {'recipe': to_toml(recipe), 'split': table[columns].to_csv(), 'pixels': repr(stats)}
+    split = table.filter(['path', 'label', 'split', 'weight'])
+    texts = {'recipe': to_toml(recipe), 'split': split.to_csv(), 'pixels': repr(stats)}
     return {name: sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
 
 # %% ../../nbs/07_training/20_fit.ipynb #ed033219
@@ -130,45 +129,45 @@ def check_place(
 # %% ../../nbs/07_training/20_fit.ipynb #0c6bd6c1
 def learner_for_split(
     recipe:Recipe, # to be followed
-    table:pd.DataFrame, # photo table with `split`
+    table:DataFrame, # photo table with `split`
     pixels:Pixels, # cached pixels, one for each row
     stats:Stats, # normalisation
-    say:Callable[[str], None]|None=None, # told what was chosen, and why
+    say:Callable[[str], None], # told what was chosen, and why
 )->tuple[ResumableLearner, dict]: # and the arguments of its network
     "Make the learner for one split: network, DataLoaders, class weights."
     classes, data, training = classes_of(table), recipe.data, recipe.training
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model, arguments = build_model(recipe, len(classes))
-    drawn = data.order, recipe.seed, stats, data.degrade, data.degrade_share, degraded_class(recipe, classes)
-    dls = dataloaders(table, pixels, classes, training.bs, data.augment, device, *drawn)
+    dls = dataloaders(table, pixels, classes, training.bs, data.augment, device, data.order, recipe.seed, stats,
+                      data.degrade, data.degrade_share, degraded_class(recipe, classes))
     weights = class_weights(table.label[table.split == 'train'], classes, training.class_weights)
     return make_learner(recipe, dls, model, weights, say), arguments
 
 # %% ../../nbs/07_training/20_fit.ipynb #f12e162f
 def predict_table(
     bundle:Bundle, # trained
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     pixels:Pixels, # cached pixels, one for each row
-)->pd.DataFrame: # prediction table, one row for each
+)->DataFrame: # prediction table, one row for each
     "Answer every photograph, in a [prediction table](../06_evaluation/01_predictions.ipynb) with its part."
     classes = bundle.info.classes
     # as trained: a temperature is fitted on these answers, later
     answers = bundle.probabilities(pixels.array, rows=pixels.rows, calibrated=False)
-    known = table[[c for c in ('path', 'patient', 'split', 'fold', 'label') if c in table]].reset_index(drop=True)
+    known = table.filter(['path', 'patient', 'split', 'fold', 'label']).reset_index(drop=True)
     pred = np.array(classes, dtype=object)[answers.argmax(1)]
     return known.assign(pred=pred, **{f'p_{c}': p for c, p in zip(classes, answers.T)})
 
 # %% ../../nbs/07_training/20_fit.ipynb #319ab7e7
 class Trained(NamedTuple):
     "What came out of one split, or of all folds."
-    predictions:pd.DataFrame # prediction table
-    history:pd.DataFrame # one row an epoch (and fold)
+    predictions:DataFrame # prediction table
+    history:DataFrame # one row an epoch (and fold)
     bundles:list[Bundle] # one network, or one for each fold
 
 # %% ../../nbs/07_training/20_fit.ipynb #3ba78184
 def fit_split(
     recipe:Recipe, # to be followed
-    table:pd.DataFrame, # photo table with `split`
+    table:DataFrame, # photo table with `split`
     pixels:Pixels, # cached pixels, one for each row
     folder:Path, # filled with split, history, checkpoints and bundle
     progress:Progress, # shows how far it is
@@ -189,8 +188,8 @@ def fit_split(
         records = [HistoryCB(folder/'history.csv'),
                    CheckpointCB(folder/'checkpoints', about, training.checkpoint, state, how=how),
                    *log_callbacks(training.log, folder, training.log_every, recipe_values(recipe)),
-                   ProgressCB(progress.style, say=progress.note)]
-        with together(learner): learner.fit(training.epochs, cbs=[*records, *cbs])
+                   ProgressCB(progress.style, say=progress.note), *cbs]
+        with together(learner): learner.fit(training.epochs, cbs=records)
         if main_process():
             save_bundle(folder/'bundle', learner.model.cpu(), bundle_info(recipe, table, arguments, stats))
             for stem in checkpoints(folder/'checkpoints')[1:]: remove_checkpoint(stem)
@@ -199,16 +198,6 @@ def fit_split(
     predictions = predict_table(bundle, table, pixels)
     write_whole(folder/'predictions.csv', predictions.to_csv(index=False))
     return Trained(predictions, pd.read_csv(folder/'history.csv'), [bundle])
-
-# %% ../../nbs/07_training/20_fit.ipynb #e27a3aae
-def join_folds(
-    trained:list[Trained], # one for each fold
-)->Trained: # out-of-fold predictions; history with `fold`
-    "Put the folds of a cross-validation together."
-    tested = [one.predictions[one.predictions.split == 'test'] for one in trained]
-    history = [one.history.assign(fold=k) for k, one in enumerate(trained)]
-    bundles = [one.bundles[0] for one in trained]
-    return Trained(pd.concat(tested, ignore_index=True), pd.concat(history, ignore_index=True), bundles)
 
 # %% ../../nbs/07_training/20_fit.ipynb #e376204c
 def fit_folds(
@@ -230,39 +219,22 @@ def fit_folds(
         left = time_left(time.perf_counter() - start, k / n, before)
         if k < n: progress.say(f'{k} of {n} folds done, {clock(left)} left for the others')
     if not main_process(): return None
-    joined = join_folds(trained)
-    write_whole(folder/'history.csv', joined.history.to_csv(index=False))
-    write_whole(folder/'predictions.csv', joined.predictions.to_csv(index=False))
-    return joined
+    tested = pd.concat([one.predictions[one.predictions.split == 'test'] for one in trained], ignore_index=True)
+    history = pd.concat([one.history.assign(fold=k) for k, one in enumerate(trained)], ignore_index=True)
+    write_whole(folder/'history.csv', history.to_csv(index=False))
+    write_whole(folder/'predictions.csv', tested.to_csv(index=False))
+    return Trained(tested, history, [one.bundles[0] for one in trained])
 
 # %% ../../nbs/07_training/20_fit.ipynb #38bb7aeb
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     "What came out of a training."
     recipe:Recipe
     folder:Path # run folder
-    table:pd.DataFrame # photo table with `split`; with folds, `fold`
-    predictions:pd.DataFrame # prediction table of every readable photograph; with folds, out of fold
-    history:pd.DataFrame # one row an epoch (and fold): losses, metrics, rate
+    table:DataFrame # photo table with `split`; with folds, `fold`
+    predictions:DataFrame # prediction table of every readable photograph; with folds, out of fold
+    history:DataFrame # one row an epoch (and fold): losses, metrics, rate
     bundles:list[Bundle] # the trained network; with folds, one for each
     unreadable:dict[str, str] # path → what is wrong with the photograph
-
-# %% ../../nbs/07_training/20_fit.ipynb #ce196008
-def fit_prepared(
-    recipe:Recipe, # to be followed
-    prepared:Prepared, # photographs of the recipe
-    folder:Path, # run folder
-    progress:Progress, # shows how far it is
-    **options, # of `fit_split`
-)->Fit|None: # None in all processes but the main one
-    "Train on one split or on all folds, and answer (writes files)."
-    folds, table = recipe.data.folds, prepared.tables[0]
-    if folds: trained = fit_folds(recipe, prepared, folder, progress, **options)
-    else: trained = fit_split(recipe, table, prepared.pixels, folder, progress, **options)
-    if trained is None: return None
-    if folds: table = table.drop(columns='split')
-    keep_split(table, folder/'split.csv')
-    return Fit(recipe, folder, table, *trained, prepared.unreadable)
 
 # %% ../../nbs/07_training/20_fit.ipynb #371561d6
 def fit(
@@ -282,11 +254,19 @@ def fit(
     elif unfinished_recipe(folder) != recipe:
         raise RunError(f'{folder} was begun with another recipe: take the one in it (unfinished_recipe).')
     with main_process_first(): prepared = prepare_photos(recipe, progress)
-    if not resume: folder = begin_folder(recipe, folder, overwrite) if main_process() else ''
+    if main_process() and not resume:
+        folder = new_folder(recipe.name, folder, overwrite)
+        write_whole(folder/'recipe.toml', to_toml(recipe))
     folder = Path(broadcast(str(folder)))
     if main_process(): progress.log = folder/'log.txt'
     for note in prepared.notes: progress.say(note)
-    options = {'skip_damaged': skip_damaged, 'how': f'Go on: {command_to_resume(folder)}', 'cbs': cbs}
+    folds, table = recipe.data.folds, prepared.tables[0]
+    options:dict[str, Any] = {'skip_damaged': skip_damaged, 'how': f'Go on: {command_to_resume(folder)}', 'cbs': cbs}
     lock = lock_folder(folder) if main_process() else nullcontext()
     with lock, name_run_in_errors(folder, progress.say), guard_disk(folder):
-        return fit_prepared(recipe, prepared, folder, progress, **options)
+        if folds: trained = fit_folds(recipe, prepared, folder, progress, **options)
+        else: trained = fit_split(recipe, table, prepared.pixels, folder, progress, **options)
+        if trained is None: return None
+        if folds: table = table.drop(columns='split')
+        keep_split(table, folder/'split.csv')
+        return Fit(recipe, folder, table, *trained, prepared.unreadable)

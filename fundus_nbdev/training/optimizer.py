@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from fastai.basics import Callback, CancelBatchException, OptimWrapper
-from torch import nn
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 
 from ..core.errors import TrainingError
 
@@ -43,8 +42,8 @@ def split_decay(
 
 # %% ../../nbs/07_training/08_optimizer.ipynb #2f20a01c
 def layers_of(
-    model:nn.Module, # a network whose children run one after the other
-)->Iterator[nn.Module]: # its layers, the first ones first
+    model:Module, # a network whose children run one after the other
+)->Iterator[Module]: # its layers, the first ones first
     "Go through the children of a network, and through those of children called `stages` or `features`."
     for name, child in model.named_children():
         if name in ('stages', 'features'): yield from child.children()
@@ -52,7 +51,7 @@ def layers_of(
 
 # %% ../../nbs/07_training/08_optimizer.ipynb #632dcdde
 def by_depth(
-    model:nn.Module, # a network
+    model:Module, # a network
 )->list[list[Parameter]]: # parameters of each layer, the first layers first; never an empty list
     "List each parameter once, layer by layer."
     seen:set[Parameter] = set()
@@ -65,7 +64,7 @@ def by_depth(
 
 # %% ../../nbs/07_training/08_optimizer.ipynb #e64542ce
 def parameter_groups(
-    model:nn.Module, # a network
+    model:Module, # a network
     stages:bool=False, # also cut by depth: first layers first, the head last
 )->list[list[Parameter]]: # groups, none of them empty; at each depth first what decays, then what doesn't
     "Put every parameter into exactly one group; a `splitter` for `Learner`."
@@ -84,7 +83,7 @@ def group_decay(
 
 # %% ../../nbs/07_training/08_optimizer.ipynb #b6328ad7
 def group_rates(
-    model:nn.Module, # a network
+    model:Module, # a network
     first:float, # rate of the first layers, > 0
     head:float, # rate of the head, > 0
 )->list[float]: # one for each group of `parameter_groups(model, stages=True)`, in equal ratios from depth to depth

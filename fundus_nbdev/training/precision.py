@@ -30,9 +30,6 @@ class Precision(NamedTuple):
     channels_last:bool # layout of the photos
     why:str # the reason, for people
 
-    @property
-    def dtype(self)->torch.dtype: return PRECISIONS[self.name]
-
     def __str__(self):
         layout = ', channels last' if self.channels_last else ''
         return f'{self.name}{layout}: {self.why}'
@@ -95,7 +92,7 @@ def in_precision(
     def run(*xb, **kwargs):
         inputs = [lay_out(x, precision.channels_last) for x in xb]
         if precision.name == 'fp32': return forward(*inputs, **kwargs)
-        with torch.autocast(kind, dtype=precision.dtype): return to_float(forward(*inputs, **kwargs))
+        with torch.autocast(kind, dtype=PRECISIONS[precision.name]): return to_float(forward(*inputs, **kwargs))
     return run
 
 # %% ../../nbs/07_training/06_precision.ipynb #3fbb0088

@@ -8,10 +8,10 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/prepare.html.md"""
 __all__ = ['read_photos', 'describe_choices', 'find_unreadable', 'check_test', 'split_photos', 'Prepared', 'prepare_photos']
 
 # %% ../../nbs/07_training/19_prepare.ipynb #34245e66
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import pandas as pd
+from pandas import DataFrame
 
 from ..core.errors import RecipeError, RunError
 from ..core.progress import Progress
@@ -29,7 +29,7 @@ from .recipe import Recipe
 def read_photos(
     recipe:Recipe, # to be followed
     progress:Callable[[int, int], None]|None=None, # called while the embedded set is drawn
-)->pd.DataFrame: # photo table
+)->DataFrame: # photo table
     "Read the photographs of a recipe (draws the embedded set into the cache folder if it is asked for)."
     source, classes = recipe.data.source, list(recipe.data.classes) or None
     if not source:
@@ -42,18 +42,18 @@ def read_photos(
 
 # %% ../../nbs/07_training/19_prepare.ipynb #8c461a78
 def describe_choices(
-    table:pd.DataFrame, # photo table as it was read
+    table:DataFrame, # photo table as it was read
     recipe:Recipe, # to be followed
-)->list[str]: # sentences
+)->Iterator[str]: # sentences
     "Describe what was decided about the photographs without being asked."
-    notes = [f'{n} photographs of class {name} left out' for name, n in table.attrs.get('left_out', {}).items()]
-    if 'split' not in table: return notes
+    for name, n in table.attrs.get('left_out', {}).items(): yield f'{n} photographs of class {name} left out'
+    if 'split' not in table: return
     fate = 'not used, since folds were asked for' if recipe.data.folds else 'kept'
-    return [*notes, f'the split that came with the photographs is {fate}']
+    yield f'the split that came with the photographs is {fate}'
 
 # %% ../../nbs/07_training/19_prepare.ipynb #7a11d1a0
 def find_unreadable(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     pixels:Pixels, # its cached pixels
 )->dict[str, str]: # path → what is wrong
     "Find the photographs that can't be read; raise a `RunError` if that leaves too little."
@@ -65,8 +65,8 @@ def find_unreadable(
 
 # %% ../../nbs/07_training/19_prepare.ipynb #c11f7906
 def check_test(
-    table:pd.DataFrame, # photo table with `split`
-)->pd.DataFrame: # the same table
+    table:DataFrame, # photo table with `split`
+)->DataFrame: # the same table
     "Raise a `RunError`, before anything is trained, for a test part that could not be scored."
     tested = table.label[table.split == 'test']
     if tested.nunique() < 2:
@@ -77,15 +77,14 @@ def check_test(
 
 # %% ../../nbs/07_training/19_prepare.ipynb #39bb29de
 def split_photos(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     recipe:Recipe, # to be followed
     progress:Progress, # shows how far it is
-)->list[pd.DataFrame]: # one table with `split` for each fold, or only one
+)->list[DataFrame]: # one table with `split` for each fold, or only one
     "Split a table as the recipe says."
     data = recipe.data
     if data.group == 'near_duplicates':
-        show = progress.counter('Looking for near-identical photographs')
-        table = group_near_duplicates(table, progress=show)
+        table = group_near_duplicates(table, progress.counter('Looking for near-identical photographs'))
     if not data.folds:
         return [check_test(check_split(split_table(table, test=data.test, valid=data.valid, seed=recipe.seed)))]
     folded = add_folds(table, n_folds=data.folds, seed=recipe.seed)
@@ -94,7 +93,7 @@ def split_photos(
 # %% ../../nbs/07_training/19_prepare.ipynb #475167b8
 class Prepared(NamedTuple):
     "Photographs that a training can begin with."
-    tables:list[pd.DataFrame] # one photo table with `split` for each fold, or only one
+    tables:list[DataFrame] # one photo table with `split` for each fold, or only one
     pixels:Pixels # decoded, one for each row
     unreadable:dict[str, str] # path → what is wrong with the photograph
     notes:list[str] # what was read, and what was decided unasked

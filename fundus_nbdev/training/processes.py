@@ -15,9 +15,9 @@ from datetime import timedelta
 from importlib.util import find_spec
 import os
 
-import torch.distributed
+import torch
 from fastai.torch_core import num_distrib, rank_distrib
-from torch import Tensor
+from torch import Tensor, distributed
 
 from ..core.errors import TrainingError
 
@@ -55,7 +55,7 @@ def start_processes()->bool: # whether this process is the one that writes
     """Join the processes that `torchrun` started; alone, do nothing.
 
     Sets the GPU or the number of threads of this process."""
-    if num_distrib() > 1 and not torch.distributed.is_initialized():
+    if num_distrib() > 1 and not distributed.is_initialized():
         gpus, local_rank = torch.cuda.device_count(), int(os.environ['LOCAL_RANK'])
         check_processes(gpus, local_rank)
         if gpus: torch.cuda.set_device(local_rank)
@@ -63,13 +63,13 @@ def start_processes()->bool: # whether this process is the one that writes
             cpus, processes = os.cpu_count() or 1, int(os.environ['LOCAL_WORLD_SIZE'])
             torch.set_num_threads(threads_per_process(cpus, processes, os.environ.get('OMP_NUM_THREADS')))
         backend = 'cpu:gloo,cuda:nccl' if gpus else 'gloo'
-        torch.distributed.init_process_group(backend, timeout=timedelta(hours=12))
+        distributed.init_process_group(backend, timeout=timedelta(hours=12))
     return main_process()
 
 # %% ../../nbs/07_training/14_processes.ipynb #59a4569c
 def end_processes()->None:
     "Leave the other processes."
-    if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+    if distributed.is_initialized(): distributed.destroy_process_group()
 
 # %% ../../nbs/07_training/14_processes.ipynb #cae3eaee
 def all_sum(
@@ -77,7 +77,7 @@ def all_sum(
 )->Tensor: # same shape; not differentiable
     "Sum over all processes."
     total = value.detach().as_subclass(Tensor).clone()
-    if torch.distributed.is_initialized(): torch.distributed.all_reduce(total)
+    if distributed.is_initialized(): distributed.all_reduce(total)
     return total
 
 # %% ../../nbs/07_training/14_processes.ipynb #ab9b28a8
@@ -100,7 +100,7 @@ def broadcast(
 )->str: # the same in all
     "Send what the main process says to all, for instance the name of the run folder."
     held = [value]
-    if torch.distributed.is_initialized(): torch.distributed.broadcast_object_list(held, src=0)
+    if distributed.is_initialized(): distributed.broadcast_object_list(held, src=0)
     return held[0]
 
 # %% ../../nbs/07_training/14_processes.ipynb #6487cccb

@@ -12,8 +12,8 @@ __all__ = ['Count', 'Amount', 'Share', 'Part', 'REGISTRIES', 'RECIPES', 'DataRec
 # %% ../../nbs/07_training/16_recipe.ipynb #8fad0fb9
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, get_type_hints
 import re
 import tomllib
@@ -101,7 +101,7 @@ class Recipe:
     training:TrainingRecipe = field(default_factory=TrainingRecipe)
 
 # %% ../../nbs/07_training/16_recipe.ipynb #96178a47
-REGISTRIES:dict[str, str] = { # setting → module and name of the registry of what it may name
+REGISTRIES = { # setting → module and name of the registry of what it may name
     'data.crop': 'data.pixels:CROPS', 'data.augment': 'data.augment:AUGMENTATIONS',
     'data.order': 'data.samplers:SAMPLERS', 'data.degrade': 'synth.degradations:DEGRADATIONS',
     'training.loss': 'training.losses:LOSSES', 'training.monitor': 'evaluation.metrics:METRICS'}
@@ -110,8 +110,7 @@ def find_registry(
     setting:str, # of `REGISTRIES`
 )->Registry:
     "Return the registry that a setting names something of. Loads the libraries behind it, which takes seconds."
-    module, _, name = REGISTRIES[setting].partition(':')
-    return getattr(import_module(f'fundus_nbdev.{module}'), name)
+    return resolve_name(f'fundus_nbdev.{REGISTRIES[setting]}')
 
 # %% ../../nbs/07_training/16_recipe.ipynb #2eb5122a
 def _check_registered(setting:str, value:Any, default:Any)->None:
@@ -239,7 +238,7 @@ def find_recipe(
 # %% ../../nbs/07_training/16_recipe.ipynb #21f491c2
 def _value(text:str)->Any:
     "Read a TOML value, or else keep the text itself."
-    text = f'0{text}' if re.fullmatch(r'\.\d+', text) else text # .9: TOML wants 0.9
+    text = re.sub(r'^(\.\d+)$', r'0\1', text) # .9: TOML wants 0.9
     try: return tomllib.loads(f'value = {text}')['value']
     except tomllib.TOMLDecodeError: return text
 

@@ -18,11 +18,12 @@ from fastai.callback.tracker import TrackerCallback
 from ..core.errors import TrainingError
 from .callbacks import epoch_values, is_training
 from .ema import EMACB, Weights, copy_weights
-from .onecycle import OneCycleCB
+from .onecycle import OneCycleCB, StatefulCB
 
 # %% ../../nbs/07_training/12_tracker.ipynb #d2f0482b
-class TrackCB(TrackerCallback):
+class TrackCB(StatefulCB, TrackerCallback):
     "Tell after each epoch whether the watched value is the best so far, and how many epochs ago that was."
+    kept:tuple[str, ...] = 'best', 'wait'
     best:float|None = None # best value so far
 
     def __init__(self,
@@ -32,7 +33,7 @@ class TrackCB(TrackerCallback):
         say:Callable|None=None, # gets one line when something is decided; None: say nothing
     ):
         super().__init__(monitor, comp, min_delta)
-        self.say, self.wait, self.begun, self.new_best = say or noop, 0, False, False
+        self.say = say or noop
 
     def before_fit(self):
         self.run = is_training(self.learn)
@@ -64,13 +65,9 @@ class TrackCB(TrackerCallback):
         if self.new_best: self.best, self.wait = float(values[self.monitor]), 0
         else: self.wait += 1
 
-    def state_dict(self)->dict:
-        "Return the best value so far, and the epochs since."
-        return {'best': self.best, 'wait': self.wait}
-
     def load_state_dict(self, state):
-        "Go on where another fit stopped; between `before_fit` and the first epoch."
-        self.best, self.wait, self.begun = state['best'], state['wait'], True
+        super().load_state_dict(state)
+        self.begun = True
 
 # %% ../../nbs/07_training/12_tracker.ipynb #fafb7138
 def validated_weights(
@@ -86,7 +83,7 @@ class KeepBestCB(TrackCB):
     """Keep the weights of the best epoch, by any loss or metric.
 
     Changes the network's weights at the end of the fit, unless `load` is False."""
-    order = 61 # after the recorder and `EMACB`
+    order, kept = 61, ('best', 'wait', 'best_epoch', 'weights') # after the recorder and `EMACB`
     weights:Weights|None = None # of the best epoch, on the CPU
     best_epoch:int|None = None # counted from 0
 
@@ -112,15 +109,6 @@ class KeepBestCB(TrackCB):
         get_model(self.model).load_state_dict(self.weights)
         self.say(f'the weights of epoch {self.best_epoch + 1} are kept: {self.monitor} {self.best:.4f}')
         self.weights = None
-
-    def state_dict(self)->dict:
-        "Return the best value, its epoch (counted from 0) and its weights."
-        return super().state_dict() | {'best_epoch': self.best_epoch, 'weights': self.weights}
-
-    def load_state_dict(self, state):
-        "Go on where another fit stopped; between `before_fit` and the first epoch."
-        super().load_state_dict(state)
-        self.best_epoch, self.weights = state['best_epoch'], state['weights']
 
 # %% ../../nbs/07_training/12_tracker.ipynb #2a180a05
 def check_patience(
