@@ -29,7 +29,7 @@ from ..evaluation.curve_figures import class_style
 from ..models.bundle import Bundle
 from ..photos.field_of_view import crop_fov, crop_mask, find_fov
 from ..photos.photo import open_photo
-from ..synth.degradations import DEGRADATIONS, degrade
+from ..synth.degradations import DEGRADATIONS, degrade, save_again
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #a9f21566
 CURVE_SEVERITIES:tuple[float, ...] = (.15, .3, .45, .6, .8, 1.) # of the curves; 0 is the photograph as it is
@@ -60,10 +60,6 @@ def _rotate(rgb, degrees):
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
     return cv2.warpAffine(rgb, turn, (width, height), flags=cv2.INTER_CUBIC)
 
-def _jpeg(rgb, quality):
-    file = cv2.imencode('.jpg', rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
-    return np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR))[..., ::-1]
-
 def _smaller(rgb, side):
     longer = max(rgb.shape[:2])
     return rgb if side >= longer else _resize(rgb, rgb.shape[1] * side / longer, rgb.shape[0] * side / longer)
@@ -78,7 +74,7 @@ def _dim(rgb, factor): return np.clip(rgb * factor, 0, 255).astype(np.uint8)
 CHANGES:dict[str, tuple[Callable, tuple, str]] = { # name → change of a photo by a level, levels (mild first), words
     'resolution': (_smaller, (512, 384, 256, 192, 128), 'longer side {} px'),
     'width': (_stretch, (1.05, 1.1, 1.2, 1.4), 'stretched {}-fold'),
-    'jpeg': (_jpeg, (90, 75, 50, 30, 15), 'saved with quality {}'),
+    'jpeg': (save_again, (90, 75, 50, 30, 15), 'saved with quality {}'),
     'mirror': (_mirror, ('left–right', 'top–bottom'), '{}'),
     'rotation': (_rotate, (2, 5, 10, 20), 'turned by {}°'),
     'brightness': (_dim, (.95, .9, .8, .7), 'times {}')}

@@ -11,6 +11,7 @@ __all__ = ['FUNDUS_COLOURS', 'TRUNKS', 'EXPONENT', 'seeded', 'Person', 'draw_per
 # %% ../../nbs/03_synth/01_vessels.ipynb #2074ad4f
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 import zlib
 
 from numpy import ndarray
@@ -26,8 +27,7 @@ def seeded(
     return np.random.default_rng([zlib.crc32(str(k).encode()) for k in keys])
 
 # %% ../../nbs/03_synth/01_vessels.ipynb #4594f3f1
-@dataclass(frozen=True)
-class Person:
+class Person(NamedTuple):
     "What the eyes of one person have in common; lengths in degrees."
     seed:int # names the person
     colour:tuple # of the fundus, RGB, 0-1
@@ -143,7 +143,7 @@ def sprout(
         buds.append((*points[i], np.arctan2(dy, dx) + bend, branch))
         width[i:] = max((width[i]**x - branch**x)**(1 / x), .6 * width[i])
         i += int(rng.uniform(.5, 1.5) * spacing / _STEP)
-        side = -side if rng.random() < .75 else side
+        if rng.random() < .75: side = -side
     smooth = np.convolve(np.pad(width, 4, 'edge'), np.ones(9) / 9, 'valid')
     vessel.width = smooth * np.linspace(1, .75, len(width))
     return buds
@@ -191,7 +191,7 @@ def grow(
         curl = .8 * curl + rng.normal(0, .032, len(p)) * person.tortuosity
         angle = angle + curl + np.where(inner, .035, .025) * np.sin(goal - angle)
         away = .13 * np.clip(1.5 - distance, 0, 1) * np.clip((k - 4) / 6, 0, 1)
-        angle = angle + away * np.sin(np.arctan2(slope_y, slope_x) - angle)
+        angle += away * np.sin(np.arctan2(slope_y, slope_x) - angle)
         p = p + _STEP * np.stack([np.cos(angle), np.sin(angle)], 1)
         alive &= (k < steps) & (np.linalg.norm(p - fovea, axis=1) > 1.7 + 4 * width)
         alive &= (np.abs(p).max(1) < _SPAN - 1) & ((distance > .3) | (k < 8))
