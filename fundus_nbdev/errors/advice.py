@@ -9,7 +9,7 @@ __all__ = ['REMEDIES', 'Advice', 'advise_on_confusion', 'advise_on_numbers', 'ad
            'advise_on_changes', 'advise_on_rules', 'advise_on_training', 'advise', 'AdviceSection']
 
 # %% ../../nbs/10_errors/10_advice.ipynb #ff2d4f39
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,7 @@ from .study import Study
 from ..evaluation.predictions import classes_of_predictions, scored_part
 
 # %% ../../nbs/10_errors/10_advice.ipynb #d5948563
-@dataclass(frozen=True)
-class Advice:
+class Advice(NamedTuple):
     "What to do about one finding."
     finding:str # what was seen, with its number
     do:str # photographs, labels, or a change of the training
@@ -99,7 +98,7 @@ def advise_on_faults(
                    f'{good} may be called bad more easily now.')]
 
 # %% ../../nbs/10_errors/10_advice.ipynb #7213e02e
-REMEDIES:dict[str, str] = { # change of `CHANGES` → what lets answers survive it
+REMEDIES = { # change of `CHANGES` → what lets answers survive it
     'resolution': 'Train at a size that every camera reaches: --set data.size=….',
     'width': 'Save photographs with the width and height that the camera gave them.',
     'jpeg': 'Save all photographs with one quality before training, and those in use likewise.',

@@ -67,9 +67,8 @@ def factor_baseline(
     train, classes = (table.split == 'train').to_numpy(), classes_of(table)
     name = best_factor(table[train], factors[train])
     model = factor_model().fit(factors.loc[train, [name]].to_numpy(), table.label[train])
-    order = [list(model.classes_).index(c) for c in classes]
-    p = model.predict_proba(factors[[name]].to_numpy())[:, order]
-    return prediction_table(table, classes, p), name
+    p = pd.DataFrame(model.predict_proba(factors[[name]].to_numpy()), columns=model.classes_)
+    return prediction_table(table, classes, p[classes]), name
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #8b82480c
 MAJORITY, FACTOR = 'always the most frequent class', 'best single quality factor' # the rules
@@ -95,7 +94,7 @@ def baseline_answers(
     return {MAJORITY: tested(majority), f'{FACTOR} ({chosen})': tested(by_factor)}
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #cfaf9547
-BASELINE_METRICS:tuple[str, ...] = ( # shown beside the network's
+BASELINE_METRICS = ( # shown beside the network's
     'accuracy', 'balanced_accuracy', 'macro_f1', 'macro_auc', 'quadratic_kappa')
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #e8c53738

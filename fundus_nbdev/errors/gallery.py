@@ -36,7 +36,7 @@ from fundus_nbdev.errors.mistakes import (
     unusual,
     usual_ranges,
 )
-from .study import is_good
+from .study import Networks, is_good
 from ..evaluation.predictions import classes_of_predictions, scored_part
 from ..explain.gradcam import explaining
 from ..explain.layers import spatial_layers
@@ -85,21 +85,19 @@ def explain_photos(
 # %% ../../nbs/10_errors/04_gallery.ipynb #3d42afbb
 def explain_rows(
     rows:pd.DataFrame, # of a prediction table
-    bundle:Bundle|dict[int, Bundle], # the network, or that of each fold
+    bundle:Networks, # the network, or that of each fold
     crop:Callable[[str], np.ndarray], # path → what the network saw, (size,size,3), uint8 RGB
     columns:tuple[str, ...]=('pred', 'label'), # of the rows: the classes to explain, C
     method:str='hirescam', # as for `grad_cam`
 )->tuple[list[np.ndarray], list[Tensor]]: # in the order of the rows: what the network saw; its maps, (C,h,w), raw scale
     "Explain each photograph by the network that answered it."
-    photos:dict[int, np.ndarray] = {}
-    maps:dict[int, Tensor] = {}
+    photos, maps = [crop(path) for path in rows.path], {}
     networks = bundle if isinstance(bundle, dict) else {0: bundle}
     folds = rows.fold if isinstance(bundle, dict) else pd.Series(0, rows.index)
-    for fold, part in rows.groupby(folds):
-        crops = [crop(path) for path in part.path]
-        photos |= zip(part.index, crops)
-        maps |= zip(part.index, explain_photos(networks[fold], crops, part[list(columns)], method=method))
-    return [photos[i] for i in rows.index], [maps[i] for i in rows.index]
+    for fold, places in rows.groupby(folds).indices.items():
+        crops, classes = [photos[i] for i in places], rows.iloc[places][list(columns)]
+        maps.update(dict(zip(places, explain_photos(networks[fold], crops, classes, method=method))))
+    return photos, [maps[i] for i in range(len(rows))]
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #127761c3
 @dataclass(frozen=True, eq=False)
@@ -174,7 +172,7 @@ class Gallery:
 def make_gallery(
     predictions:pd.DataFrame, # prediction table
     kind:str, # a key of `MISTAKE_KINDS`
-    bundle:Bundle|dict[int, Bundle], # the network, or that of each fold
+    bundle:Networks, # the network, or that of each fold
     crop:Callable[[str], np.ndarray], # path → what the network saw, (size,size,3), uint8 RGB
     n:int=12, # cards at most
     factors:pd.DataFrame|None=None, # of `measure_factors`; photos that are not in it get no factors
@@ -242,15 +240,17 @@ def factor_strips(
     ranges:pd.DataFrame|None=None, # of `factor_ranges`
 )->list[dict]: # for the template: name, value, out (unusual?), and low, high, at: places on a strip, 0–100
     "Place the factors of a photograph on strips, each against its usual range."
-    names = [{'name': name.replace('_', ' '), 'value': f'{value:.2f}'} for name, value in card.factors.items()]
-    if ranges is None: return [strip | {'out': False, 'low': None, 'high': None, 'at': None} for strip in names]
-    outside = distance_outside(pd.Series(card.factors, dtype=float), ranges)
-    strips = []
-    for strip, (name, value) in zip(names, card.factors.items()):
-        low, high = ranges.loc[name, ['low', 'high']]
-        width = max(high - low, .002 * (FACTORS[name].high - FACTORS[name].low))
-        at = np.clip(((value - low) / width + 1.5) / 4, 0, 1)
-        strips.append(strip | {'out': outside[name] != 0, 'low': 37.5, 'high': 62.5, 'at': round(100 * at, 2)})
+    strips, measured = [], pd.Series(card.factors, dtype=float)
+    outside = measured if ranges is None else distance_outside(measured, ranges)
+    for name, value in measured.items():
+        strip = {'name': name.replace('_', ' '), 'value': f'{value:.2f}',
+                 'out': False, 'low': None, 'high': None, 'at': None}
+        if ranges is not None:
+            low, high = ranges.loc[name, ['low', 'high']]
+            width = max(high - low, .002 * (FACTORS[name].high - FACTORS[name].low))
+            at = np.clip(((value - low) / width + 1.5) / 4, 0, 1)
+            strip |= {'out': outside[name] != 0, 'low': 37.5, 'high': 62.5, 'at': round(100 * at, 2)}
+        strips.append(strip)
     return strips
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #a873dec1
@@ -291,7 +291,7 @@ def gallery_values(
             'cards': [card_values(card, gallery.ranges) for card in gallery.cards]}
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #7f70af68
-CAM_DESCRIPTIONS:dict[str, str] = { # explanation method → in words; others are called by their names
+CAM_DESCRIPTIONS = { # explanation method → in words; others are called by their names
     'hirescam': 'HiResCAM, a Grad-CAM whose gradients stay in their places',
     'gradcam': 'Grad-CAM', 'gradcam++': 'Grad-CAM++', 'layercam': 'LayerCAM', 'xgradcam': 'XGrad-CAM',
     'eigencam': 'Eigen-CAM', 'scorecam': 'Score-CAM', 'cam': 'CAM', 'sidu': 'SIDU'}

@@ -19,7 +19,7 @@ from ..evaluation.predictions import classes_of_predictions, probabilities, scor
 from ..photos.factors import FACTORS
 
 # %% ../../nbs/10_errors/03_mistakes.ipynb #3ec97448
-MISTAKE_KINDS:dict[str, tuple[str, str]] = { # kind of gallery → its title, and what its photographs are
+MISTAKE_KINDS = { # kind of gallery → its title, and what its photographs are
     'false_positive': (
         'Called {positive}, but of another class',
         'The dangerous kind: a photograph is passed that should not be. Most confident first.'),

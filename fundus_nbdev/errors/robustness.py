@@ -11,7 +11,7 @@ __all__ = ['CURVE_SEVERITIES', 'CHANGES', 'degraded', 'changed', 'answer_variant
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #72b07349
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 from matplotlib.axes import Axes
@@ -26,13 +26,14 @@ from ..data.photo_table import order_classes
 from .mistakes import balanced_draw
 from ..evaluation.bootstrap import mean_interval
 from ..evaluation.curve_figures import class_style
-from ..models.bundle import Bundle
-from ..photos.field_of_view import crop_fov, crop_mask, find_fov
+from .study import Networks
+from .places import read_field
+from ..photos.field_of_view import crop_fov
 from ..photos.photo import open_photo
 from ..synth.degradations import DEGRADATIONS, degrade, save_again
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #a9f21566
-CURVE_SEVERITIES:tuple[float, ...] = (.15, .3, .45, .6, .8, 1.) # of the curves; 0 is the photograph as it is
+CURVE_SEVERITIES = (.15, .3, .45, .6, .8, 1.) # of the curves; 0 is the photograph as it is
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #9447ed0c
 def degraded(
@@ -42,10 +43,7 @@ def degraded(
     severities:tuple[float, ...]=CURVE_SEVERITIES, # above 0, at most 1
 )->dict[tuple, np.ndarray]: # (kind, severity) → (size,size,3), uint8; ('', 0) is the photograph itself
     "Degrade one photograph in every way."
-    rgb = open_photo(path, 2 * size)
-    fov = find_fov(rgb)
-    plain = crop_fov(rgb, size, fov)
-    mask = crop_mask(fov, size) > 0
+    plain, mask = read_field(path, size, 2 * size)
     variants = {(kind, s): degrade(plain, kind, s, fov=mask).rgb for kind in kinds for s in severities}
     return {('', 0.): plain} | variants
 
@@ -96,17 +94,17 @@ def _answers(row, variants, bundle):
     "Answer all variants of one photograph."
     p, classes = bundle.probabilities(np.stack(list(variants.values()))), bundle.info.classes
     own = p[0].argmax() # as it is answered here
-    levels = pd.Series([level for _, level in variants], dtype=object)
+    kinds, levels = zip(*variants)
     return pd.DataFrame({
         'path': row['path'], 'patient': row['patient'], 'label': row['label'],
-        'kind': [kind for kind, _ in variants], 'level': levels,
+        'kind': kinds, 'level': pd.Series(levels, dtype=object),
         'pred': np.array(classes)[p.argmax(1)], 'first': classes[own],
         'p_label': p[:, classes.index(row['label'])], 'p_answer': p[:, own]})
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #eea6c328
 def answer_variants(
     rows:pd.DataFrame, # of a prediction table
-    network:Bundle|dict[int, Bundle], # the network, or that of each fold
+    network:Networks, # the network, or that of each fold
     vary:Callable, # path, size → dict of variants, such as `degraded`
     progress:Callable|None=None, # called with (photographs done, all photographs)
 )->pd.DataFrame: # columns path, patient, label, kind, level, pred, first (answer to the original), p_label, p_answer
@@ -219,7 +217,7 @@ def plot_degradation(
     classes:list[str]|None=None, # all classes in order, so that each has its colour; None: those of the curves
 )->Figure:
     "Draw the share of right answers against severity, kind by kind."
-    kinds, labels = list(curves.kind.unique()), order_classes(set(curves.label))
+    kinds, labels = curves.kind.unique(), order_classes(curves.label)
     columns = min(4, len(kinds)) # panels in a row
     rows = -(-len(kinds) // columns)
     figure = Figure((1.75 * columns, 1.5 * rows + .35), dpi=80, layout='constrained')
@@ -235,8 +233,7 @@ def plot_degradation(
     return figure
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #abd8a012
-@dataclass(frozen=True, eq=False)
-class Stability:
+class Stability(NamedTuple):
     "Which changes answers survive."
     curves:pd.DataFrame # of `degradation_curves`
     points:pd.DataFrame # of `breaking_points`
@@ -245,7 +242,7 @@ class Stability:
 # %% ../../nbs/10_errors/09_robustness.ipynb #0a9a464a
 def measure_stability(
     part:pd.DataFrame, # rows of a prediction table: the scored part
-    network:Bundle|dict[int, Bundle], # the network, or that of each fold
+    network:Networks, # the network, or that of each fold
     n:int=40, # photographs
     seed:int=0, # of the draw
     progress:Callable|None=None, # called with (photographs done, all photographs)

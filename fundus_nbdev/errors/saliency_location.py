@@ -11,7 +11,6 @@ __all__ = ['LOCATION_MEASURES', 'PLACE_DESCRIPTIONS', 'share_inside', 'distance_
            'location_rows', 'sample_answers', 'SaliencyLocation']
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #b52144dc
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -71,7 +70,7 @@ def correlation_by_chance(
     return float(np.nanmean(found)) if np.isfinite(found).any() else np.nan
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #0b63fbb8
-LOCATION_MEASURES:dict[str, str] = { # measure → in words
+LOCATION_MEASURES = { # measure → in words
     'inside': 'inside the retina', 'from_centre': 'distance from the centre', 'sharpness': 'with sharpness',
     'brightness': 'with brightness', 'vessel_contrast': 'with vessels'}
 
@@ -93,20 +92,18 @@ def measure_location(
 def locate_maps(
     rows:pd.DataFrame, # of a prediction table
     maps:np.ndarray, # of the answer, (N,h,w), raw scale; a tensor too
-    n_others:int=10, # photographs of the same answer that give chance
-    seed:int=0, # of their choice
-    progress:Callable|None=None, # called with (photographs done, all photographs)
+    seed:int=0, # of the choice of ten photographs of the same answer, which give chance
 )->pd.DataFrame: # the rows, index 0…, and the columns of `measure_location`; NaN for flat maps
     "Measure where each map lies."
     maps, rows = np.asarray(maps, np.float32), rows.reset_index(drop=True)
     if maps.ndim != 3 or len(maps) != len(rows):
         raise ReportError(f'maps: found shape {maps.shape} for {len(rows)} rows; expected ({len(rows)},h,w): '
                           'one map of the answer for each')
-    places = map_threads(lambda path: measure_places(path, maps.shape[1:]), rows.path, progress)
+    places = map_threads(lambda path: measure_places(path, maps.shape[1:]), rows.path)
     rng = np.random.default_rng(seed)
     def others(i):
         same = rows.index[(rows.pred == rows.pred[i]) & (rows.index != i)]
-        return [places[k] for k in rng.permutation(same)[:n_others]]
+        return [places[k] for k in rng.permutation(same)[:10]]
     found = [measure_location(map, places[i], others(i)) for i, map in enumerate(maps)]
     columns = [*LOCATION_MEASURES, *(f'{name}_chance' for name in LOCATION_MEASURES)]
     return rows.join(pd.DataFrame(found, columns=columns, dtype=float))
@@ -127,15 +124,13 @@ def group_answers(
 def compare_locations(
     table:pd.DataFrame, # of `locate_maps`
     n_boot:int=2000, # resamples
-    seed:int=0, # of the resamples
 )->pd.DataFrame: # columns answer ('all' first), kind, measure, n, flat, value, chance, over, low, high (of over)
     "Compare where the maps of right and wrong answers lie with chance."
     def compare(part, name):
         seen = part[part[[name, f'{name}_chance']].notna().all(axis=1)]
         over = seen[name] - seen[f'{name}_chance']
-        counts = len(part), part.inside.isna().sum()
-        means = seen[name].mean(), seen[f'{name}_chance'].mean()
-        return [*counts, *means, *mean_interval(over, seen.patient, n_boot, seed)]
+        return [len(part), part.inside.isna().sum(), seen[name].mean(), seen[f'{name}_chance'].mean(),
+                *mean_interval(over, seen.patient, n_boot)]
     rows = []
     for (answer, kind), part in group_answers(table).items():
         names = ['inside', 'from_centre'] if answer == 'all' else list(LOCATION_MEASURES)
@@ -153,7 +148,7 @@ def select_location(
     return found[(found.answer == answer) & (found.kind == kind)].set_index('measure')
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #0eba4ec8
-PLACE_DESCRIPTIONS:dict[str, tuple[str, str]] = { # measure → where a map lies that has less, and more of it than chance
+PLACE_DESCRIPTIONS = { # measure → where a map lies that has less, and more of it than chance
     'sharpness': ('blurred places', 'sharp places'),
     'brightness': ('dark places', 'bright places'),
     'vessel_contrast': ('places without vessels', 'vessels')}

@@ -11,7 +11,7 @@ __all__ = ['FACTOR_COLUMNS', 'SLICE_COLUMNS', 'stratified_auc', 'measured_part',
 
 # %% ../../nbs/10_errors/08_slices.ipynb #49fc2450
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -60,7 +60,7 @@ def measured_part(
     return known, factors.loc[known.path].reset_index(drop=True)
 
 # %% ../../nbs/10_errors/08_slices.ipynb #3400003a
-FACTOR_COLUMNS:list[str] = [ # of `compare_answers`: medians, and an AUC with its interval
+FACTOR_COLUMNS = [ # of `compare_answers`: medians, and an AUC with its interval
     'right', 'wrong', 'n_wrong', 'auc', 'low', 'high', 'delta',
     'p', 'p_holm'] # NaN with mistakes of fewer than 5 patients
 
@@ -76,20 +76,19 @@ def compare_answers(
     part, values = measured_part(predictions, factors, split)
     wrong, group = (part.label != part.pred).to_numpy(), pd.factorize(part.patient)[0]
     if not wrong.any() or wrong.all(): return pd.DataFrame(columns=FACTOR_COLUMNS)
-    label = part.label.to_numpy()
-    statistics = [stratified_auc(values[name].to_numpy(float), wrong, label, group) for name in values]
+    statistics = [stratified_auc(values[name].to_numpy(float), wrong, part.label.to_numpy(), group)
+                  for name in values]
     def aucs(weights): return np.concatenate([auc(weights) for auc in statistics], 1)
     table, resamples = estimate_and_resamples(aucs, list(values), group.max() + 1, n_boot, seed)
     enough = part.patient[wrong].nunique() >= 5
     p = bootstrap_p(table.value.to_numpy() - .5, resamples - .5) if enough else np.nan
-    table = table.rename(columns={'value': 'auc'})
-    table = table.assign(right=values[~wrong].median(), wrong=values[wrong].median(), n_wrong=wrong.sum(), p=p)
+    table = table.rename(columns={'value': 'auc'}).assign(
+        right=values[~wrong].median(), wrong=values[wrong].median(), n_wrong=wrong.sum(), p=p)
     table = table.assign(delta=2 * table.auc - 1, p_holm=holm(table.p))
     return table[FACTOR_COLUMNS].sort_values('delta', key=abs, ascending=False, kind='stable')
 
 # %% ../../nbs/10_errors/08_slices.ipynb #e15a2463
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     "A corner of the space of factors."
     bounds:tuple[tuple[str, float, float], ...] # factor, above which value (−inf: any), up to which (inf: any)
 
@@ -136,7 +135,7 @@ def halves(
     return patients.isin(np.random.default_rng(seed).permutation(names)[:len(names) // 2]).to_numpy()
 
 # %% ../../nbs/10_errors/08_slices.ipynb #eeb38cea
-SLICE_COLUMNS:list[str] = [ # of `find_slices`
+SLICE_COLUMNS = [ # of `find_slices`
     'rule', 'n', 'errors', 'error_inside', 'error_outside', 'difference', 'p', 'p_holm', 'holds']
 
 # %% ../../nbs/10_errors/08_slices.ipynb #d066b114
@@ -163,18 +162,17 @@ def find_slices(
     "Find rules under which mistakes are more frequent on one half of the patients, and test them on the other."
     part, values = measured_part(predictions, factors, split)
     wrong, first, rows = (part.label != part.pred).to_numpy(), halves(part.patient, seed), []
-    for found, tested in ((first, ~first), (~first, first)):
+    for found in first, ~first:
         if wrong[found].sum() < 5: continue # nothing to learn a rule from
         for rule in grow_rules(values[found], wrong[found]):
-            rows.append(check_rule(rule, values[tested], wrong[tested], part.patient[tested]))
+            rows.append(check_rule(rule, values[~found], wrong[~found], part.patient[~found]))
     table = pd.DataFrame([row for row in rows if row], columns=SLICE_COLUMNS[:-2])
     table['p_holm'] = holm(table.p)
     table['holds'] = (table.p_holm < .05) & (table.difference > 0)
     return table.sort_values(['holds', 'difference'], ascending=False, ignore_index=True)
 
 # %% ../../nbs/10_errors/08_slices.ipynb #36ee7e5e
-@dataclass(frozen=True, eq=False)
-class Causes:
+class Causes(NamedTuple):
     "What wrong answers have in common."
     factors:pd.DataFrame # of `compare_answers`
     slices:pd.DataFrame # of `find_slices`
