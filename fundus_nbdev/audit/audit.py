@@ -13,8 +13,8 @@ __all__ = ['VESSELS', 'FINDING_LEVELS', 'FINDING_COLUMNS', 'WRITTEN', 'compare_p
 
 # %% ../../nbs/09_audit/11_audit.ipynb #f454d454
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,12 +26,13 @@ from .embeddings import Embedder, load_embedder
 from .properties import measure_table
 from .shortcuts import PROPERTY_WORDS, comparable, find_shortcuts
 from .look_alikes import feature_neighbours
+from .univariate import leave_bare
 from ..data.duplicates import DUPLICATE_KINDS, DUPLICATE_STEPS, Steps, find_duplicates, join_patients
 from ..core.errors import AuditError
 from ..core.files import write_whole
 from ..core.html import as_chart, as_jpeg, render_page
 from ..core.text import counted, listed, some
-from ..data.pairs import join
+from ..data.pairs import ENDS, join
 from ..data.split import leaks
 from ..data.photo_table import keep_classes, classes_of, split_problems
 from ..data.table import read_table
@@ -49,9 +50,9 @@ def compare_pairs(
 )->pd.DataFrame: # readable pairs; two_labels, two_patients, two_sides, vessels (bool); quality: 0 (equal) to 1
     "Find in what the two photographs of each pair differ."
     known, factors = table.set_index('path'), measures[list(FACTORS)].dropna()
-    readable = pairs['first'].isin(factors.index) & pairs.second.isin(factors.index) # empty files are all the same
+    readable = pairs[ENDS].isin(factors.index).all(axis=1) # empty files are all the same
     pairs = pairs[readable].reset_index(drop=True)
-    def both(frame): return (frame.loc[pairs[name]].reset_index(drop=True) for name in ('first', 'second'))
+    def both(frame): return (frame.loc[pairs[name]].reset_index(drop=True) for name in ENDS)
     first, second = both(known)
     def differ(column): return first[column] != second[column] if column in known else False
     one, other = both(factors)
@@ -64,11 +65,11 @@ def compare_pairs(
                         vessels=vessels, quality=np.sqrt((apart**2).mean(axis=1)))
 
 # %% ../../nbs/09_audit/11_audit.ipynb #993f7781
-FINDING_LEVELS:dict[str, str] = { # the worst first → in words
+FINDING_LEVELS = { # the worst first → in words
     'serious': 'makes a result wrong as the set stands',
     'caution': 'may do so after the next split, or needs a look',
     'note': 'worth knowing'}
-FINDING_COLUMNS:list[str] = ['severity', 'subject', 'finding', 'advice', 'photographs'] # of every table of findings
+FINDING_COLUMNS = ['severity', 'subject', 'finding', 'advice', 'photographs'] # of every table of findings
 _COPIES = ('same file', 'same photograph') # kinds of pairs that are the same picture
 _SURE = .6 # likeness of vessels from which it is the same eye; below, it may be
 _AS_GOOD = .15 # `quality` up to which two photographs are equally good
@@ -119,8 +120,9 @@ def groups_with(
     pairs:pd.DataFrame, # these and others: columns first, second
 )->list[list[str]]: # paths
     "Group what belongs together with the chosen pairs: one pair that differs stands for the whole group."
-    paths = sorted({*pairs['first'], *pairs['second']}) # pairs hold a group together like a tree
-    groups = pd.Series(join(paths, list(zip(pairs['first'], pairs['second']))), paths)
+    edges = pairs[ENDS].to_numpy()
+    paths = sorted({*edges.ravel()}) # pairs hold a group together like a tree
+    groups = pd.Series(join(paths, edges), paths)
     return [list(groups.index[groups == group]) for group in dict.fromkeys(groups[chosen['first']])]
 
 def name_groups(
@@ -225,8 +227,7 @@ def file_findings(
            'They are left out of everything. Copy them again, or take them off the list.', n)
 
 # %% ../../nbs/09_audit/11_audit.ipynb #86d42d8c
-@dataclass(frozen=True, eq=False)
-class Audit:
+class Audit(NamedTuple):
     "What was found to be wrong with a set of photographs."
     table:pd.DataFrame # photo table
     findings:pd.DataFrame # columns `FINDING_COLUMNS`, the most serious first
@@ -309,10 +310,9 @@ def summarise_findings(
 # %% ../../nbs/09_audit/11_audit.ipynb #6f2abb90
 def plot_shortcuts(
     shortcuts:pd.DataFrame, # of `find_shortcuts`
-    most:int=16, # lines
 )->Figure:
-    "Plot how well each property tells the classes apart, by itself and among photographs of equal content."
-    rows = worst_pairs(shortcuts).head(most)[::-1]
+    "Plot how well the worst sixteen properties tell the classes apart, alone and among photographs of equal content."
+    rows = worst_pairs(shortcuts).head(16)[::-1]
     colour_of = {'shortcut': '#b0430a', 'follows from the picture': '#2a78d6', 'no': '.7'}
     colours, y = rows.verdict.map(colour_of).to_list(), np.arange(len(rows))
     figure = Figure((6.4, .9 + .25 * len(rows)), dpi=80, layout='constrained')
@@ -323,8 +323,7 @@ def plot_shortcuts(
     axes.scatter(rows.equal_auc, y, facecolor='white', edgecolor=colours, s=22, zorder=4)
     axes.set_yticks(y, [PROPERTY_WORDS.get(name, name) for name in rows.property], fontsize=8)
     axes.set(xlim=(min(.4, rows.equal_auc.min() - .03), 1.02))
-    axes.tick_params(labelsize=8)
-    axes.spines[['top', 'right', 'left']].set_visible(False)
+    leave_bare(axes, 8)
     axes.set_xlabel('AUC', fontsize=8)
     return figure
 
@@ -408,10 +407,10 @@ def read_audit_source(
     classes:list[str]|None=None, # classes to keep; None: all
 )->tuple[pd.DataFrame, str]: # photo table; what to call it
     "Read what is to be audited."
-    if isinstance(source, pd.DataFrame): table, name = source, Path(source.attrs.get('source', 'photographs')).name
-    elif not (Path(source)/'predictions.csv').is_file(): return read_table(source, classes), Path(source).name
-    else: table, name = _read_run_split(Path(source)/'predictions.csv'), Path(source).name
-    return keep_classes(table, classes) if classes else table, name
+    if isinstance(source, pd.DataFrame): table, name = source, source.attrs.get('source', 'photographs')
+    elif (file := Path(source)/'predictions.csv').is_file(): table, name = _read_run_split(file), source
+    else: return read_table(source, classes), Path(source).name
+    return keep_classes(table, classes) if classes else table, Path(name).name
 
 def _read_run_split(file):
     "Return the photo table of a run; with folds, each photograph is tested in its fold, and trained on in the others."
@@ -425,7 +424,7 @@ def joined(
 )->pd.DataFrame: # photo table without split: `fundus run --data joined.csv` splits it again
     "Return the photographs, with one patient for those that belong together: copies, and eyes beyond doubt."
     pairs = audit.pairs[_are_copies(audit.pairs) | _are_one_eye(audit.pairs)]
-    table = join_patients(audit.table, pairs[['first', 'second']].to_numpy())
+    table = join_patients(audit.table, pairs[ENDS].to_numpy())
     return table.drop(columns='split', errors='ignore')
 
 def write_audit(
@@ -438,7 +437,7 @@ def write_audit(
     return write_whole(Path(folder)/'audit.html', render_audit(audit))
 
 # %% ../../nbs/09_audit/11_audit.ipynb #55b558b8
-WRITTEN:tuple[str, ...] = ( # beside measures.csv, from which a killed audit goes on
+WRITTEN = ( # beside measures.csv, from which a killed audit goes on
     'audit.html', 'findings.csv', 'pairs.csv', 'shortcuts.csv', 'joined.csv')
 
 def audit_data(

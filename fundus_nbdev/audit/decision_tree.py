@@ -9,8 +9,8 @@ __all__ = ['tree_model', 'grow_tree', 'drop_idle_questions', 'tree_nodes', 'tree
            'describe_rules', 'choose_one', 'judge_tree', 'TreeAnswer', 'ask_tree', 'describe_tree']
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #d603eaa5
-from dataclasses import dataclass
 from textwrap import fill
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -172,15 +172,14 @@ def judge_tree(
         columns = [choose_one(x[grown], y[grown])] if alone else range(x.shape[1])
         asked.append([values.columns[k] for k in columns])
         model = tree_model(len(grown), len(classes)).fit(x[np.ix_(grown, columns)], y[grown])
-        order = [list(model.classes_).index(name) for name in classes]
-        shares[judged] = model.predict_proba(x[np.ix_(judged, columns)])[:, order]
+        found = pd.DataFrame(model.predict_proba(x[np.ix_(judged, columns)]), columns=model.classes_)
+        shares[judged] = found[classes]
         fold_of[judged] = fold
     answers = prediction_table(table.drop(columns='split', errors='ignore').assign(fold=fold_of), classes, shares)
     return answers, asked
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #83ffe324
-@dataclass(frozen=True, eq=False)
-class TreeAnswer:
+class TreeAnswer(NamedTuple):
     "What all numbers together tell, judged on patients that were not seen."
     model:object # of `grow_tree`
     nodes:pd.DataFrame # of `tree_nodes`
@@ -197,7 +196,7 @@ class TreeAnswer:
     @property
     def useful(self)->bool: # clearly better than chance?
         "Return whether there is anything to show."
-        return bool(self.scores.loc['balanced_accuracy', 'low'] > self.chance + .1)
+        return self.scores.loc['balanced_accuracy', 'low'] > self.chance + .1
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #3018207e
 def ask_tree(

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .properties import WORDS
-from .univariate import clear, separate
+from .univariate import clear, leave_bare, separate
 from ..core.errors import AuditError
 from ..core.text import listed
 from ..data.pixels import CROPS
@@ -65,7 +65,7 @@ def numbers_for(
             'under_exposed', 'noise']
 
 # %% ../../nbs/09_audit/04_differences.ipynb #4df47020
-NOUNS:dict[str, str] = { # number → what it is called in a sentence
+NOUNS = { # number → what it is called in a sentence
     'sharpness': 'sharpness',
     'brightness': 'brightness',
     'evenness': 'evenness of the light',
@@ -80,7 +80,7 @@ NOUNS:dict[str, str] = { # number → what it is called in a sentence
     'red': 'red',
     'green': 'green',
     'blue': 'blue'}
-PHRASES:dict[str, tuple[str, str]] = WORDS | { # number → what such a picture has, when it is low and when it is high
+PHRASES = WORDS | { # number → what such a picture has, when it is low and when it is high
     'red': ('little red', 'much red'),
     'green': ('little green', 'much green'),
     'blue': ('little blue', 'much blue'),
@@ -102,15 +102,14 @@ def separate_classes(
     values:pd.DataFrame, # numbers of the photographs, (N,K)
     table:pd.DataFrame, # their rows of the photo table, (N,)
     n_boot:int=2000, # resamples of the patients
-    seed:int=0, # of the resamples
 )->pd.DataFrame: # as of `separate`, all questions together
     "Measure how well each number tells the classes apart."
-    pairs, patients = pairs_to_ask(classes_of(table)), table.patient.tolist()
-    if not pairs or pairs[0][0] != OTHERS: return separate(values, table.label.tolist(), patients, pairs, n_boot, seed)
+    pairs = pairs_to_ask(classes_of(table))
+    if not pairs or pairs[0][0] != OTHERS: return separate(values, table.label, table.patient, pairs, n_boot)
     found = []
     for pair in pairs:
-        labels = table.label.where(table.label == pair[1], OTHERS).tolist()
-        found.append(separate(values, labels, patients, [pair], n_boot, seed))
+        labels = table.label.where(table.label == pair[1], OTHERS)
+        found.append(separate(values, labels, table.patient, [pair], n_boot))
     rows = pd.concat(found, ignore_index=True)
     return rows.assign(p_holm=holm(rows['p']))
 
@@ -240,7 +239,7 @@ def _draw_number(axes, values, labels, classes):
         axes.plot([lower, upper], [line - .06] * 2, color=colour, lw=2.5, solid_capstyle='butt')
         axes.plot(median, line - .06, 'o', color=colour, ms=4)
     axes.set_yticks(range(len(classes)), classes[::-1], fontsize=7)
-    axes.tick_params(labelsize=7, length=2)
+    leave_bare(axes)
+    axes.tick_params(length=2)
     axes.set_ylim(-.2, len(classes))
     axes.locator_params(axis='x', nbins=4)
-    axes.spines[['top', 'right', 'left']].set_visible(False)

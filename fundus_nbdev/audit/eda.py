@@ -10,8 +10,8 @@ __all__ = ['NOTE', 'check_audit_table', 'class_counts', 'Eda', 'examine', 'descr
 
 # %% ../../nbs/09_audit/09_eda.ipynb #d1bf9be7
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 import re
 
 import numpy as np
@@ -65,8 +65,7 @@ def class_counts(
     return counts[['photographs', 'share', 'patients', 'unreadable']]
 
 # %% ../../nbs/09_audit/09_eda.ipynb #a8abafd8
-@dataclass(frozen=True, eq=False)
-class Eda:
+class Eda(NamedTuple):
     "What is in a set of photographs."
     table:pd.DataFrame # photo table
     measures:pd.DataFrame # of `measure_table`; attrs: unreadable
@@ -102,7 +101,6 @@ def examine(
     crop:str|None=None, # a key of `CROPS`; None: 'fov' where at least half of the photographs show a field of view
     examples:int=12, # photographs of each class in the random sample
     n_boot:int=2000, # resamples of the patients
-    seed:int=0, # of the sample and the resamples
     name:str='photographs', # of the set
 )->Eda:
     "Look at photographs, and write no report."
@@ -115,11 +113,11 @@ def examine(
     crop = crop or choose_crop(measures)
     values = measures.loc[table.path, numbers_for(crop)].reset_index(drop=True)
     unreadable = measures.attrs['unreadable']
-    paths = choose_sample(table[~table.path.isin(unreadable)], examples, seed)
+    paths = choose_sample(table[~table.path.isin(unreadable)], examples)
     sums, photos = sum_pixels(table, crop, set().union(*paths.values()), progress=second_half)
     def photos_of(label): return {path: photos[path] for path in paths[label] if path in photos}
     return Eda(table, measures, crop, class_counts(table, unreadable), name_cameras(measures),
-               separate_classes(values, table, n_boot, seed), ask_tree(values, table, n_boot), sums,
+               separate_classes(values, table, n_boot), ask_tree(values, table, n_boot), sums,
                {label: photos_of(label) for label in paths}, name)
 
 # %% ../../nbs/09_audit/09_eda.ipynb #6d685f07
@@ -171,7 +169,7 @@ def summarise_eda(
 )->str: # one or two sentences
     "Summarise the answer."
     if len(eda.classes) == 1: return f'One class only, {eda.classes[0]}: there is nothing to tell apart.'
-    rows, useful = clear(eda.separation), eda.tree is not None and eda.tree.useful
+    rows, useful = clear(eda.separation), eda.tree and eda.tree.useful
     if not len(rows) and useful: return 'No number by itself tells these classes apart clearly; several together do.'
     if not len(rows): return 'Nothing that was measured tells these classes apart clearly.'
     outer = rows[(rows['first'] == eda.classes[0]) & (rows.second == eda.classes[-1])]
@@ -206,7 +204,7 @@ def draw_figures(
     for name, photos in eda.sample.items():
         sums, titles = eda.sums[name], [Path(path).name[-22:] for path in photos]
         mean_of = f'mean of {counted(sums.n, "photograph")}: {name}'
-        if sums.n: figures[f'mean_{slug(name)}'] = show_photos([sums.mean()], [mean_of], width=3)
+        if sums.n: figures[f'mean_{slug(name)}'] = show_photos({mean_of: sums.mean()}, width=3)
         if photos: figures[f'montage_{slug(name)}'] = show_photos(list(photos.values()), titles, width=1.5)
     return figures
 
@@ -228,13 +226,12 @@ def render_eda(
         classes=eda.classes, colours=class_colours(eda.classes), charts=charts,
         separations=[(title, charts[key]) for title, key in pairs.items() if key in charts],
         count_rows=list(eda.counts.itertuples(name=None)),
-        camera_columns=list(cameras), camera_rows=_rows(cameras), summary_rows=_rows(summarise_numbers(eda)),
+        camera_columns=list(cameras), camera_rows=list(cameras.itertuples(name=None)),
+        summary_rows=summarise_numbers(eda).itertuples(name=None),
         means=[(name, each.n, as_jpeg(each.mean())) for name, each in eda.sums.items() if each.n],
         montages=[(name, _pictures(photos)) for name, photos in eda.sample.items() if photos],
         unreadable=[f'{Path(path).name}: {reason}' for path, reason in eda.unreadable.items()],
         field=eda.crop == 'fov')
-
-def _rows(frame): return [(name, list(row)) for name, row in frame.iterrows()]
 
 def _pictures(photos): return [(Path(path).name, as_jpeg(photo)) for path, photo in photos.items()]
 
@@ -262,7 +259,6 @@ def look_at_data(
     crop:str|None=None, # 'fov' or 'whole'; None: 'fov' where at least half of the photographs show a field of view
     examples:int=12, # photographs of each class in the random sample
     n_boot:int=2000, # resamples of the patients
-    seed:int=0, # of the sample and the resamples
 )->Eda: # all that was found
     "Find out what is in the data, and what makes a photograph Good or Bad there. Writes a folder."
     if out is not None and (Path(out)/'eda.html').exists() and not overwrite:
@@ -270,6 +266,6 @@ def look_at_data(
     if crop is not None: numbers_for(crop)
     table = source if isinstance(source, pd.DataFrame) else read_table(source, classes)
     name = Path(table.attrs.get('source', 'photographs')).name
-    eda = examine(table, out, progress, crop, examples, n_boot, seed, name)
+    eda = examine(table, out, progress, crop, examples, n_boot, name)
     if out is not None: write_eda(eda, out)
     return eda

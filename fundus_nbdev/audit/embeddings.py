@@ -58,7 +58,6 @@ def embed_photos(
     paths:list, # photos
     embedder:nn.Module, # of `load_embedder`, or any network: photos (B,3,size,size), 0–255 → (B,K)
     size:int=512, # side of the square that it sees, px
-    bs:int=8, # photos at once
     progress:Callable|None=None, # called with (photographs done, all photographs)
 )->pd.DataFrame: # index: path; columns 0…K-1, float32; NaN where a photo can't be read, attrs['unreadable'] says why
     "Compute the features of many photographs."
@@ -66,18 +65,16 @@ def embed_photos(
     rows:dict[str, np.ndarray] = {}
     unreadable:dict[str, str] = {}
     def load(path): return or_reason(lambda path: load_crop(path, size), path)
-    for start in range(0, len(paths), bs):
-        batch = paths[start:start + bs]
+    for start in range(0, len(paths), 8):
+        batch = paths[start:start + 8]
         loaded = dict(zip(batch, map_threads(load, batch)))
-        crops = {path: crop for path, crop in loaded.items() if not isinstance(crop, str)}
         unreadable |= {path: reason for path, reason in loaded.items() if isinstance(reason, str)}
+        crops = {path: loaded[path] for path in batch if path not in unreadable}
         if crops:
             photos = torch.from_numpy(np.stack(list(crops.values()))).permute(0, 3, 1, 2).contiguous()
             rows |= zip(crops, embedder(photos).numpy())
         if progress: progress(start + len(batch), len(paths))
-    missing = np.full(len(next(iter(rows.values()), [])), np.nan, np.float32)
-    index = pd.Index(paths, name='path', dtype=object)
-    table = pd.DataFrame([rows.get(path, missing) for path in paths], index=index)
+    table = pd.DataFrame.from_dict(rows, 'index').reindex(pd.Index(paths, name='path', dtype=object))
     table.attrs['unreadable'] = unreadable
     return table
 

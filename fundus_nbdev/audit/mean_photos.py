@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .differences import class_colours
+from .univariate import leave_bare
 from ..data.pixels import CROPS
 from ..data.photo_table import classes_of
 from ..core.parallel import each_in_threads, or_reason
@@ -53,11 +54,10 @@ class PixelSums:
 def choose_sample(
     table:pd.DataFrame, # photo table
     n:int=12, # photographs of each class
-    seed:int=0, # of the choice
 )->dict[str, list[str]]: # class → paths
     "Choose some photographs of each class at random."
     paths = table.sort_values('path').groupby('label').path # so that the order of the table plays no part
-    return {name: paths.get_group(name).sample(frac=1, random_state=seed).head(n).tolist()
+    return {name: paths.get_group(name).sample(frac=1, random_state=0).head(n).tolist()
             for name in classes_of(table)}
 
 # %% ../../nbs/09_audit/08_mean_photos.ipynb #78d24c73
@@ -65,15 +65,14 @@ def sum_pixels(
     table:pd.DataFrame, # photo table
     crop:str='fov', # a key of `CROPS`
     keep:Collection[str]=(), # paths of photographs to be returned
-    size:int=256, # side of the square, px
     progress:Callable|None=None, # called with (photographs done, all photographs)
-)->tuple[dict[str, PixelSums], dict[str, np.ndarray]]: # class → sums; path → photograph, (size,size,3), uint8
+)->tuple[dict[str, PixelSums], dict[str, np.ndarray]]: # class → sums; path → photograph, (256,256,3), uint8
     "Sum up all photographs, class by class, and keep a few of them."
-    sums, kept = {name: PixelSums.empty(size) for name in classes_of(table)}, {}
-    def load(path): return or_reason(lambda path: CROPS.find(crop)(path, size), path)
+    sums, kept = {name: PixelSums.empty(256) for name in classes_of(table)}, {}
+    def load(path): return or_reason(lambda path: CROPS.find(crop)(path, 256), path)
     for start in range(0, len(table), 64):
         batch = table.iloc[start:start + 64]
-        for path, label, photo in zip(batch.path, batch.label, each_in_threads(load, list(batch.path))):
+        for path, label, photo in zip(batch.path, batch.label, each_in_threads(load, batch.path)):
             if isinstance(photo, str): continue # the reason
             sums[label].add(photo)
             if path in keep: kept[path] = photo
@@ -92,9 +91,8 @@ def plot_colours(
             if each.n: axes.plot(levels, each.levels[k] / 1e4 / each.n, color=colours[name], lw=1.4, label=name)
         axes.set_title(title, size=9)
         axes.set_yticks([])
-        axes.tick_params(labelsize=7)
+        leave_bare(axes)
         axes.set(xlim=(0, 255), ylim=(0, None))
-        axes.spines[['top', 'right', 'left']].set_visible(False)
     lines, names = figure.axes[0].get_legend_handles_labels()
     if lines: figure.legend(lines, names, loc='outside upper center', ncols=6, frameon=False, fontsize=8)
     return figure

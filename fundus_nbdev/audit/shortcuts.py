@@ -11,11 +11,12 @@ __all__ = ['PROPERTY_WORDS', 'FROM_PICTURE', 'WAYS', 'LEVELS', 'VERDICTS', 'SHOR
            'find_shortcuts']
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #7fe60cee
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from .cameras import name_cameras
 from .differences import OTHERS, pairs_to_ask
@@ -28,7 +29,7 @@ from ..evaluation.compare import holm
 from ..photos.factors import FACTORS
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #0c778d15
-PROPERTY_WORDS:dict[str, str] = PROPERTIES | { # property → in words
+PROPERTY_WORDS = PROPERTIES | { # property → in words
     'format': 'file format', 'camera': 'camera (EXIF, or by size and field)'}
 FROM_PICTURE = ( # properties that depend on what is shown
     'file_kb', 'bits_per_pixel', 'field_share', 'field_width', 'border_level', 'burnt_in')
@@ -45,15 +46,14 @@ def property_table(
     found = measures.loc[table.path, [name for name in PROPERTIES if name != 'camera']].reset_index(drop=True)
     found['format'] = [Path(file_of(path)).suffix.lower().lstrip('.').replace('jpeg', 'jpg') for path in table.path]
     found['camera'] = name_cameras(measures)[table.path].to_numpy()
-    own = table[list(columns)].reset_index(drop=True)
-    return pd.concat([found, own.rename(columns={name: f'{name} (table)' for name in own if name in found})], axis=1)
+    for name in columns: found[f'{name} (table)' if name in found else name] = table[name].to_numpy()
+    return found
 
 def content_scores(
     table:pd.DataFrame, # photo table
     measures:pd.DataFrame, # of `measure_table`
 )->np.ndarray: # (N,K), each column with mean 0 and deviation 1, by its ranks; 0 where unknown
     "Return what the retina looks like, in numbers of one scale."
-    from scipy.special import ndtri
     shares = measures.loc[table.path, [*CONTENT, *FACTORS]].rank(pct=True) - .5 / len(table)
     return np.nan_to_num(ndtri(np.clip(shares.to_numpy(), 1e-6, 1 - 1e-6)))
 
@@ -89,7 +89,7 @@ def group_scores(
     return scores
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #853dd724
-WAYS:dict[str, str] = { # how a property is asked → in words
+WAYS = { # how a property is asked → in words
     'size': 'by its size', 'ranges': 'in ranges', 'groups': 'by groups'}
 
 def property_scores(
@@ -127,10 +127,10 @@ def effective_number(
     weights:np.ndarray, # (n,)
 )->float: # photographs
     "Return how many photographs of equal weight would say as much."
-    return float(weights.sum()**2 / max((weights**2).sum(), 1e-12))
+    return weights.sum()**2 / max((weights**2).sum(), 1e-12)
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #d5f6ecf9
-LEVELS:list[str] = ['content_kb', 'sharpness', 'brightness', 'fov_coverage'] # of the content: removed from a property
+LEVELS = ['content_kb', 'sharpness', 'brightness', 'fov_coverage'] # of the content: removed from a property
 _LEVEL_COLUMNS = [[*CONTENT, *FACTORS].index(name) for name in LEVELS]
 
 def remove_content(
@@ -141,7 +141,6 @@ def remove_content(
     weights:np.ndarray, # how much each photograph counts, (n,)
 )->np.ndarray: # (n,)
     "Return a property without what follows from the content within a class."
-    from scipy.special import ndtri
     ranks = pd.Series(values).rank().to_numpy()
     scores, rest = ndtri((ranks - .5) / len(ranks)), np.zeros(len(ranks))
     design = np.column_stack([levels, positive, np.ones(len(ranks))])
@@ -170,12 +169,10 @@ def weighted_auc(
         smaller = np.cumsum(first, 1) - first / 2 # ties count half
         with np.errstate(invalid='ignore', divide='ignore'):
             return ((second * smaller).sum(1) / (first.sum(1) * second.sum(1)))[:, None]
-    value, low, high = estimate(auc, ['auc'], group.max() + 1, n_boot, seed).loc['auc']
-    return value, low, high
+    return tuple(estimate(auc, ['auc'], group.max() + 1, n_boot, seed).loc['auc'])
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #3f3c32f8
-@dataclass(frozen=True, eq=False)
-class Pair:
+class Pair(NamedTuple):
     "Two classes, and what is needed to ask about them."
     first:str # class, or 'the others'
     second:str # class
@@ -230,15 +227,14 @@ def ask_property(
     return found
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #50228739
-VERDICTS:tuple[str, ...] = ('shortcut', 'follows from the picture', 'no') # the worst first
+VERDICTS = ('shortcut', 'follows from the picture', 'no') # the worst first
 
 def comparable(
     answer:dict|pd.Series, # with property, way, n_equal
-    enough:float=5, # effective number of photographs of a class that can be compared
 )->bool:
     "Return whether photographs of equal content decide: ranges of a size can't be freed of content."
     freed = answer['way'] != 'ranges' or answer['property'] not in FROM_PICTURE
-    return bool(answer['n_equal'] >= enough and freed)
+    return answer['n_equal'] >= 5 and freed # photographs of a class
 
 def judge_property(
     answer:dict, # property, way, auc, low, p_holm; of equal content: equal_auc, equal_low, n_equal (NaN if not asked)
@@ -252,7 +248,7 @@ def judge_property(
     return 'shortcut' if beyond else 'follows from the picture'
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #5753724b
-SHORTCUT_COLUMNS:list[str] = [ # of `find_shortcuts`
+SHORTCUT_COLUMNS = [ # of `find_shortcuts`
     'property', 'verdict', 'first', 'second', 'way', 'larger_in', 'auc', 'low', 'high', 'p_holm', 'content_auc',
     'equal_auc', 'equal_low', 'equal_high', 'n_equal', 'n_first', 'n_second']
 
