@@ -63,7 +63,7 @@ def draw_person(
         sheen=rng.beta(1.2, 2), reflex=rng.beta(1.2, 1.5))
 
 # %% ../../nbs/03_synth/01_vessels.ipynb #47f57c28
-TRUNKS:dict[str, tuple[float, list]] = { # name: (width of the vein, knots x, y), degrees
+TRUNKS = { # name: (width of the vein, knots x, y), degrees
     'temporal': (.47, [(-.4, .2), (-.7, 1.8), (.5, 4.4), (3.8, 8.3), (9.5, 11.6), (16.5, 12.2), (23.5, 10.8),
                        (31, 11.5), (40, 15)]),
     'outer': (.37, [(-.4, .2), (-.75, 1.8), (.1, 4.5), (2.6, 8.8), (6.8, 13.6), (13, 17.4), (21, 19.5), (31, 21)]),
