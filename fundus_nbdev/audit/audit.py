@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
+from pandas import DataFrame, Series
 from matplotlib.figure import Figure
 
 from .differences import pairs_to_ask
@@ -44,10 +44,10 @@ from ..photos.field_of_view import crop_or_grey
 VESSELS = .07, .3 # a photograph shows vessels: least `vessel_contrast`, largest `under_exposed`
 
 def compare_pairs(
-    pairs:pd.DataFrame, # of `Duplicates`
-    table:pd.DataFrame, # photo table
-    measures:pd.DataFrame, # of `measure_table`
-)->pd.DataFrame: # readable pairs; two_labels, two_patients, two_sides, vessels (bool); quality: 0 (equal) to 1
+    pairs:DataFrame, # of `Duplicates`
+    table:DataFrame, # photo table
+    measures:DataFrame, # of `measure_table`
+)->DataFrame: # readable pairs; two_labels, two_patients, two_sides, vessels (bool); quality: 0 (equal) to 1
     "Find in what the two photographs of each pair differ."
     known, factors = table.set_index('path'), measures[list(FACTORS)].dropna()
     readable = pairs[ENDS].isin(factors.index).all(axis=1) # empty files are all the same
@@ -84,7 +84,7 @@ _TASTE = ('One of them is wrong, or the line between the classes is a matter of 
           'or remove: fundus run … --corrections.')
 
 def pair_rules(
-    pairs:pd.DataFrame, # of `compare_pairs`
+    pairs:DataFrame, # of `compare_pairs`
 )->list[tuple]: # severity, subject, the pairs that are the case, finding, advice
     "Return what pairs can mean, and which of them do."
     copies, eyes = pairs[_are_copies(pairs)], pairs[(pairs.kind == 'same eye') & pairs.two_patients]
@@ -116,18 +116,18 @@ def pair_rules(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #13f9adde
 def groups_with(
-    chosen:pd.DataFrame, # some pairs
-    pairs:pd.DataFrame, # these and others: columns first, second
+    chosen:DataFrame, # some pairs
+    pairs:DataFrame, # these and others: columns first, second
 )->list[list[str]]: # paths
     "Group what belongs together with the chosen pairs: one pair that differs stands for the whole group."
     edges = pairs[ENDS].to_numpy()
     paths = sorted({*edges.ravel()}) # pairs hold a group together like a tree
-    groups = pd.Series(join(paths, edges), paths)
+    groups = Series(join(paths, edges), paths)
     return [list(groups.index[groups == group]) for group in dict.fromkeys(groups[chosen['first']])]
 
 def name_groups(
     groups:list[list[str]], # paths
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     column:str, # what is said of each photograph, if the table has it
 )->str: # 'a.jpg (train) = b.jpg (test) and 2 more'
     "Name the photographs of the first groups."
@@ -139,8 +139,8 @@ def name_groups(
     return some(map(name, groups))
 
 def pair_findings(
-    pairs:pd.DataFrame, # of `compare_pairs`
-    table:pd.DataFrame, # photo table
+    pairs:DataFrame, # of `compare_pairs`
+    table:DataFrame, # photo table
 )->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return what the pairs say."
     copies = pairs[_are_copies(pairs)]
@@ -152,7 +152,7 @@ def pair_findings(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #285a2f7a
 def patient_findings(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
 )->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return what is wrong with patients: on two sides, or not known."
     if 'split' in table and (leak := next(leaks(table, files=False), '')):
@@ -166,13 +166,13 @@ def patient_findings(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #3cd8619c
 def worst_pairs(
-    shortcuts:pd.DataFrame, # of `find_shortcuts`
-)->pd.DataFrame: # a row a property
+    shortcuts:DataFrame, # of `find_shortcuts`
+)->DataFrame: # a row a property
     "Keep the pair of classes where each property tells most, the worst property first."
     return shortcuts.drop_duplicates('property', ignore_index=True)
 
 def describe_shortcut(
-    row:pd.Series, # of `worst_pairs`
+    row:Series, # of `worst_pairs`
 )->str: # one or two sentences
     "Say what a property tells, and how much of it is the picture."
     name = PROPERTY_WORDS.get(row.property, row.property)
@@ -190,7 +190,7 @@ def describe_shortcut(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #9fc3b943
 def shortcut_findings(
-    shortcuts:pd.DataFrame, # of `find_shortcuts`
+    shortcuts:DataFrame, # of `find_shortcuts`
 )->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return what gives the label away."
     for _, row in worst_pairs(shortcuts).query('verdict != "no"').iterrows():
@@ -204,8 +204,8 @@ def shortcut_findings(
         yield severity, subject, describe_shortcut(row), advice, row.n_first + row.n_second
 
 def unasked_findings(
-    table:pd.DataFrame, # photo table
-    shortcuts:pd.DataFrame, # of `find_shortcuts`
+    table:DataFrame, # photo table
+    shortcuts:DataFrame, # of `find_shortcuts`
 )->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return classes of which nothing could be asked: silence about them is no acquittal."
     pairs, asked = pairs_to_ask(classes_of(table)), set(zip(shortcuts['first'], shortcuts.second))
@@ -229,35 +229,35 @@ def file_findings(
 # %% ../../nbs/09_audit/11_audit.ipynb #86d42d8c
 class Audit(NamedTuple):
     "What was found to be wrong with a set of photographs."
-    table:pd.DataFrame # photo table
-    findings:pd.DataFrame # columns `FINDING_COLUMNS`, the most serious first
-    pairs:pd.DataFrame # of `compare_pairs`
-    shortcuts:pd.DataFrame # of `find_shortcuts`
+    table:DataFrame # photo table
+    findings:DataFrame # columns `FINDING_COLUMNS`, the most serious first
+    pairs:DataFrame # of `compare_pairs`
+    shortcuts:DataFrame # of `find_shortcuts`
     unreadable:dict[str, str] # path → why
     network:bool # were features of a network compared?
     seconds:dict[str, float] # step → how long it took
     name:str # of the set
 
     @property
-    def serious(self)->pd.DataFrame: # rows of `findings`
+    def serious(self)->DataFrame: # rows of `findings`
         "What makes a result wrong."
         return self.findings[self.findings.severity == 'serious']
 
 # %% ../../nbs/09_audit/11_audit.ipynb #0cc9258a
 def list_findings(
-    table:pd.DataFrame, # photo table
-    pairs:pd.DataFrame, # of `compare_pairs`
-    shortcuts:pd.DataFrame, # of `find_shortcuts`
+    table:DataFrame, # photo table
+    pairs:DataFrame, # of `compare_pairs`
+    shortcuts:DataFrame, # of `find_shortcuts`
     unreadable:dict[str, str], # path → why
-)->pd.DataFrame: # columns `FINDING_COLUMNS`
+)->DataFrame: # columns `FINDING_COLUMNS`
     "Return all findings, the most serious first."
     levels = list(FINDING_LEVELS)
     rows = [*pair_findings(pairs, table), *patient_findings(table), *shortcut_findings(shortcuts),
             *unasked_findings(table, shortcuts), *file_findings(unreadable)]
-    return pd.DataFrame(sorted(rows, key=lambda row: levels.index(row[0])), columns=FINDING_COLUMNS)
+    return DataFrame(sorted(rows, key=lambda row: levels.index(row[0])), columns=FINDING_COLUMNS)
 
 def check_columns_to_ask(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     columns:tuple, # further columns that may give the label away
 )->None:
     "Raise an AuditError for a column split that is no split, and for columns that are missing."
@@ -269,7 +269,7 @@ def check_columns_to_ask(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #f70a8f3e
 def audit(
-    table:pd.DataFrame, # photo table; with a column split, both sides are compared
+    table:DataFrame, # photo table; with a column split, both sides are compared
     folder:str|Path|None=None, # where measurements are kept, so that a killed job goes on
     progress:Callable|None=None, # called with (steps done, all steps), eight a photograph
     embedder:Embedder|None=None, # of `load_embedder`; None: pictures and vessels are compared, features aren't
@@ -309,7 +309,7 @@ def summarise_findings(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #6f2abb90
 def plot_shortcuts(
-    shortcuts:pd.DataFrame, # of `find_shortcuts`
+    shortcuts:DataFrame, # of `find_shortcuts`
 )->Figure:
     "Plot how well the worst sixteen properties tell the classes apart, alone and among photographs of equal content."
     rows = worst_pairs(shortcuts).head(16)[::-1]
@@ -329,8 +329,8 @@ def plot_shortcuts(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #708d284e
 def count_pairs(
-    pairs:pd.DataFrame, # of `compare_pairs`
-)->pd.DataFrame: # index: kind, in words; columns pairs, and those under two patients, on two sides, with two labels
+    pairs:DataFrame, # of `compare_pairs`
+)->DataFrame: # index: kind, in words; columns pairs, and those under two patients, on two sides, with two labels
     "Count the pairs of each kind."
     counts = pairs.groupby('kind')[['two_patients', 'two_sides', 'two_labels']].sum()
     counts.insert(0, 'pairs', pairs.kind.value_counts())
@@ -349,8 +349,8 @@ def about_pair(
     return '; '.join([DUPLICATE_KINDS[pair['kind']].capitalize(), *numbers])
 
 def pair_cards(
-    pairs:pd.DataFrame, # of `compare_pairs`
-    table:pd.DataFrame, # photo table
+    pairs:DataFrame, # of `compare_pairs`
+    table:DataFrame, # photo table
     most:int=60, # pairs
 )->list[dict]: # for the template
     "Choose pairs to look at, those with a fault first. Opens their photographs."
@@ -368,7 +368,7 @@ def pair_cards(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #85015d0c
 def shortcut_rows(
-    shortcuts:pd.DataFrame, # of `find_shortcuts`
+    shortcuts:DataFrame, # of `find_shortcuts`
 )->list[dict]: # for the template
     "Return the table of properties as text."
     def number(value, digits=2): return f'{value:.{digits}f}' if np.isfinite(value) else '–'
@@ -403,11 +403,11 @@ def render_audit(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #5f2e0503
 def read_audit_source(
-    source:str|Path|pd.DataFrame, # folder with photographs, CSV, .npz file, folder of a run, or a photo table
+    source:str|Path|DataFrame, # folder with photographs, CSV, .npz file, folder of a run, or a photo table
     classes:list[str]|None=None, # classes to keep; None: all
-)->tuple[pd.DataFrame, str]: # photo table; what to call it
+)->tuple[DataFrame, str]: # photo table; what to call it
     "Read what is to be audited."
-    if isinstance(source, pd.DataFrame): table, name = source, source.attrs.get('source', 'photographs')
+    if isinstance(source, DataFrame): table, name = source, source.attrs.get('source', 'photographs')
     elif (file := Path(source)/'predictions.csv').is_file(): table, name = _read_run_split(file), source
     else: return read_table(source, classes), Path(source).name
     return keep_classes(table, classes) if classes else table, Path(name).name
@@ -421,7 +421,7 @@ def _read_run_split(file):
 # %% ../../nbs/09_audit/11_audit.ipynb #18f33e30
 def joined(
     audit:Audit, # what was found
-)->pd.DataFrame: # photo table without split: `fundus run --data joined.csv` splits it again
+)->DataFrame: # photo table without split: `fundus run --data joined.csv` splits it again
     "Return the photographs, with one patient for those that belong together: copies, and eyes beyond doubt."
     pairs = audit.pairs[_are_copies(audit.pairs) | _are_one_eye(audit.pairs)]
     table = join_patients(audit.table, pairs[ENDS].to_numpy())
@@ -441,7 +441,7 @@ WRITTEN = ( # beside measures.csv, from which a killed audit goes on
     'audit.html', 'findings.csv', 'pairs.csv', 'shortcuts.csv', 'joined.csv')
 
 def audit_data(
-    source:str|Path|pd.DataFrame, # folder with photographs, CSV, .npz file, folder of a run, or a photo table
+    source:str|Path|DataFrame, # folder with photographs, CSV, .npz file, folder of a run, or a photo table
     out:str|Path|None=None, # folder for audit.html and tables; None: nothing is written
     overwrite:bool=False, # replace what an earlier audit wrote there?
     progress:Callable|None=None, # called with (steps done, all steps), eight a photograph

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import re
 
 import numpy as np
-import pandas as pd
+from pandas import DataFrame, Series
 from matplotlib.figure import Figure
 
 from .cameras import count_cameras, describe_cameras, name_cameras
@@ -45,8 +45,8 @@ from ..photos.photo import show_photos
 
 # %% ../../nbs/09_audit/09_eda.ipynb #db316395
 def check_audit_table(
-    table:pd.DataFrame, # photo table
-)->pd.DataFrame: # the same table
+    table:DataFrame, # photo table
+)->DataFrame: # the same table
     "Raise an AuditError for a table whose photographs, labels or patients aren't known."
     problems = list(shape_problems(table)) or [*value_problems(table), *double_problems(table)]
     if problems: raise AuditError(numbered('These photographs cannot be looked at:', problems))
@@ -54,9 +54,9 @@ def check_audit_table(
 
 # %% ../../nbs/09_audit/09_eda.ipynb #fa7bbc37
 def class_counts(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     unreadable:Collection[str]=(), # paths that could not be read
-)->pd.DataFrame: # index: classes, then 'all'; columns photographs, share, patients, unreadable
+)->DataFrame: # index: classes, then 'all'; columns photographs, share, patients, unreadable
     "Count photographs and patients of each class."
     counts = count_photos(table).xs('all', axis=1, level=1)
     broken = table.label[table.path.isin(unreadable)].value_counts().reindex(counts.index, fill_value=0)
@@ -67,12 +67,12 @@ def class_counts(
 # %% ../../nbs/09_audit/09_eda.ipynb #a8abafd8
 class Eda(NamedTuple):
     "What is in a set of photographs."
-    table:pd.DataFrame # photo table
-    measures:pd.DataFrame # of `measure_table`; attrs: unreadable
+    table:DataFrame # photo table
+    measures:DataFrame # of `measure_table`; attrs: unreadable
     crop:str # 'fov', or 'whole' where the pictures show no field of view
-    counts:pd.DataFrame # of `class_counts`
-    cameras:pd.Series # of `name_cameras`
-    separation:pd.DataFrame # of `separate_classes`
+    counts:DataFrame # of `class_counts`
+    cameras:Series # of `name_cameras`
+    separation:DataFrame # of `separate_classes`
     tree:TreeAnswer|None # of `ask_tree`
     sums:dict[str, PixelSums] # class → what its photographs look like
     sample:dict[str, dict[str, np.ndarray]] # class → path → photograph, chosen at random
@@ -84,7 +84,7 @@ class Eda(NamedTuple):
         return list(self.counts.index.drop('all'))
 
     @property
-    def values(self)->pd.DataFrame: # (N,K), in the order of the table
+    def values(self)->DataFrame: # (N,K), in the order of the table
         "Return the numbers that describe the photographs."
         return self.measures.loc[self.table.path, numbers_for(self.crop)].reset_index(drop=True)
 
@@ -95,7 +95,7 @@ class Eda(NamedTuple):
 
 # %% ../../nbs/09_audit/09_eda.ipynb #7462221d
 def examine(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     folder:str|Path|None=None, # where measurements are kept, so that a killed job goes on
     progress:Callable|None=None, # called with (steps done, all steps), two steps a photograph
     crop:str|None=None, # a key of `CROPS`; None: 'fov' where at least half of the photographs show a field of view
@@ -178,7 +178,7 @@ def summarise_eda(
 # %% ../../nbs/09_audit/09_eda.ipynb #4828cf41
 def summarise_numbers(
     eda:Eda, # what was found
-)->pd.DataFrame: # index: number, in words; columns: classes; cells: median and quartiles, as text
+)->DataFrame: # index: number, in words; columns: classes; cells: median and quartiles, as text
     "Return the middle half of each number, class by class."
     quartiles = eda.values.groupby(eda.table.label.to_numpy()).quantile([.25, .5, .75])
     words = quartiles.map(lambda value: short_number(value) if np.isfinite(value) else '–')
@@ -251,7 +251,7 @@ def write_eda(
 
 # %% ../../nbs/09_audit/09_eda.ipynb #dac4632e
 def look_at_data(
-    source:str|Path|pd.DataFrame, # folder, CSV or .npz file, or a photo table
+    source:str|Path|DataFrame, # folder, CSV or .npz file, or a photo table
     out:str|Path|None=None, # folder for eda.html, tables and figures; None: nothing is written
     overwrite:bool=False, # replace what an earlier look wrote there?
     progress:Callable|None=None, # called with (steps done, all steps), two steps a photograph
@@ -264,7 +264,7 @@ def look_at_data(
     if out is not None and (Path(out)/'eda.html').exists() and not overwrite:
         raise AuditError(f'{out} holds an eda.html already. Name another folder, or pass overwrite=True (--overwrite).')
     if crop is not None: numbers_for(crop)
-    table = source if isinstance(source, pd.DataFrame) else read_table(source, classes)
+    table = source if isinstance(source, DataFrame) else read_table(source, classes)
     name = Path(table.attrs.get('source', 'photographs')).name
     eda = examine(table, out, progress, crop, examples, n_boot, name)
     if out is not None: write_eda(eda, out)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
+from numpy import ndarray
+from pandas import DataFrame
 from matplotlib.figure import Figure
 
 from .differences import class_colours
@@ -25,9 +26,9 @@ from ..core.parallel import each_in_threads, or_reason
 @dataclass(eq=False)
 class PixelSums:
     "What the photographs of one class look like, as running sums."
-    total:np.ndarray # sum of the pixels, (S,S,3), uint64
-    seen:np.ndarray # photographs that show each pixel, (S,S), uint32
-    levels:np.ndarray # red, green, blue, brightness: how often each of 64 levels, (4,64), int64; 1,000,000 a photograph
+    total:ndarray # sum of the pixels, (S,S,3), uint64
+    seen:ndarray # photographs that show each pixel, (S,S), uint32
+    levels:ndarray # red, green, blue, brightness: how often each of 64 levels, (4,64), int64; 1,000,000 a photograph
     n:int = 0 # photographs
 
     @classmethod
@@ -35,7 +36,7 @@ class PixelSums:
         "Return the sums of no photographs."
         return cls(np.zeros((size, size, 3), np.uint64), np.zeros((size, size), np.uint32), np.zeros((4, 64), np.int64))
 
-    def add(self, crop:np.ndarray)->None: # (S,S,3), uint8; changes the sums
+    def add(self, crop:ndarray)->None: # (S,S,3), uint8; changes the sums
         "Add one photograph; black counts as not imaged."
         inside = crop.any(2)
         self.total += crop
@@ -46,13 +47,13 @@ class PixelSums:
         for k, channel in enumerate([*crop[inside].T, grey]):
             self.levels[k] += np.bincount(channel // 4, minlength=64) * 1_000_000 // inside.sum()
 
-    def mean(self)->np.ndarray: # (S,S,3), uint8
+    def mean(self)->ndarray: # (S,S,3), uint8
         "Return the mean photograph, of those that show each pixel."
         return (self.total / np.maximum(self.seen, 1)[..., None] + .5).astype(np.uint8)
 
 # %% ../../nbs/09_audit/08_mean_photos.ipynb #06fa1f64
 def choose_sample(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     n:int=12, # photographs of each class
 )->dict[str, list[str]]: # class → paths
     "Choose some photographs of each class at random."
@@ -62,11 +63,11 @@ def choose_sample(
 
 # %% ../../nbs/09_audit/08_mean_photos.ipynb #78d24c73
 def sum_pixels(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     crop:str='fov', # a key of `CROPS`
     keep:Collection[str]=(), # paths of photographs to be returned
     progress:Callable|None=None, # called with (photographs done, all photographs)
-)->tuple[dict[str, PixelSums], dict[str, np.ndarray]]: # class → sums; path → photograph, (256,256,3), uint8
+)->tuple[dict[str, PixelSums], dict[str, ndarray]]: # class → sums; path → photograph, (256,256,3), uint8
     "Sum up all photographs, class by class, and keep a few of them."
     sums, kept = {name: PixelSums.empty(256) for name in classes_of(table)}, {}
     def load(path): return or_reason(lambda path: CROPS.find(crop)(path, 256), path)

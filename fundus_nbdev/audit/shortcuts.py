@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
 from scipy.special import ndtri
 
 from .cameras import name_cameras
@@ -52,18 +53,18 @@ def property_table(
 def content_scores(
     table:pd.DataFrame, # photo table
     measures:pd.DataFrame, # of `measure_table`
-)->np.ndarray: # (N,K), each column with mean 0 and deviation 1, by its ranks; 0 where unknown
+)->ndarray: # (N,K), each column with mean 0 and deviation 1, by its ranks; 0 where unknown
     "Return what the retina looks like, in numbers of one scale."
     shares = measures.loc[table.path, [*CONTENT, *FACTORS]].rank(pct=True) - .5 / len(table)
     return np.nan_to_num(ndtri(np.clip(shares.to_numpy(), 1e-6, 1 - 1e-6)))
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #42871dac
 def range_scores(
-    values:np.ndarray, # one number of each photograph, (n,)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
+    values:ndarray, # one number of each photograph, (n,)
+    positive:ndarray, # is it of the second class?, (n,), bool
     folds:list, # of `patient_folds`
-    weights:np.ndarray, # how much each photograph counts, (n,)
-)->np.ndarray: # chance of the second class, (n,)
+    weights:ndarray, # how much each photograph counts, (n,)
+)->ndarray: # chance of the second class, (n,)
     "Score photographs by a small tree that has not seen their patients."
     from sklearn.tree import DecisionTreeClassifier
     scores, x = np.full(len(values), .5), np.asarray(values, float)[:, None]
@@ -74,11 +75,11 @@ def range_scores(
     return scores
 
 def group_scores(
-    values:np.ndarray, # one word of each photograph, (n,)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
+    values:ndarray, # one word of each photograph, (n,)
+    positive:ndarray, # is it of the second class?, (n,), bool
     folds:list, # of `patient_folds`
-    weights:np.ndarray, # how much each photograph counts, (n,)
-)->np.ndarray: # share of the second class, (n,); drawn to the middle where a group is small
+    weights:ndarray, # how much each photograph counts, (n,)
+)->ndarray: # share of the second class, (n,); drawn to the middle where a group is small
     "Score photographs by the share of the second class among other patients' photographs of the same group."
     scores = np.zeros(len(values))
     for grown, judged in folds:
@@ -93,22 +94,22 @@ WAYS = { # how a property is asked → in words
     'size': 'by its size', 'ranges': 'in ranges', 'groups': 'by groups'}
 
 def property_scores(
-    values:np.ndarray, # property of each photograph, (n,)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
+    values:ndarray, # property of each photograph, (n,)
+    positive:ndarray, # is it of the second class?, (n,), bool
     folds:list, # of `patient_folds`
     way:str, # a key of `WAYS`
-    weights:np.ndarray, # how much each photograph counts, (n,)
-)->np.ndarray: # (n,), larger where the second class is likelier; by size: the values
+    weights:ndarray, # how much each photograph counts, (n,)
+)->ndarray: # (n,), larger where the second class is likelier; by size: the values
     "Return what a property says of each photograph."
     if way == 'size': return values.astype(float)
     return (range_scores if way == 'ranges' else group_scores)(values, positive, folds, weights)
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #c0206298
 def content_chances(
-    content:np.ndarray, # of `content_scores`, (n,K)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
+    content:ndarray, # of `content_scores`, (n,K)
+    positive:ndarray, # is it of the second class?, (n,), bool
     folds:list, # of `patient_folds`
-)->np.ndarray: # chance of the second class, were both as frequent, (n,), 0–1
+)->ndarray: # chance of the second class, were both as frequent, (n,), 0–1
     "Return what the retina alone says of the class."
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
@@ -117,14 +118,14 @@ def content_chances(
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #7fcabac8
 def overlap_weights(
-    chances:np.ndarray, # of `content_chances`, (n,)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
-)->np.ndarray: # (n,), 0–1
+    chances:ndarray, # of `content_chances`, (n,)
+    positive:ndarray, # is it of the second class?, (n,), bool
+)->ndarray: # (n,), 0–1
     "Return the weights by which the classes get the same content."
     return np.where(positive, 1 - chances, chances)
 
 def effective_number(
-    weights:np.ndarray, # (n,)
+    weights:ndarray, # (n,)
 )->float: # photographs
     "Return how many photographs of equal weight would say as much."
     return weights.sum()**2 / max((weights**2).sum(), 1e-12)
@@ -134,12 +135,12 @@ LEVELS = ['content_kb', 'sharpness', 'brightness', 'fov_coverage'] # of the cont
 _LEVEL_COLUMNS = [[*CONTENT, *FACTORS].index(name) for name in LEVELS]
 
 def remove_content(
-    values:np.ndarray, # property of each photograph, (n,)
-    levels:np.ndarray, # columns `LEVELS` of the content, (n,4)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
+    values:ndarray, # property of each photograph, (n,)
+    levels:ndarray, # columns `LEVELS` of the content, (n,4)
+    positive:ndarray, # is it of the second class?, (n,), bool
     folds:list, # of `patient_folds`
-    weights:np.ndarray, # how much each photograph counts, (n,)
-)->np.ndarray: # (n,)
+    weights:ndarray, # how much each photograph counts, (n,)
+)->ndarray: # (n,)
     "Return a property without what follows from the content within a class."
     ranks = pd.Series(values).rank().to_numpy()
     scores, rest = ndtri((ranks - .5) / len(ranks)), np.zeros(len(ranks))
@@ -153,10 +154,10 @@ def remove_content(
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #10460463
 def weighted_auc(
-    values:np.ndarray, # (n,)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
-    patients:np.ndarray, # (n,)
-    weights:np.ndarray, # how much each photograph counts, (n,)
+    values:ndarray, # (n,)
+    positive:ndarray, # is it of the second class?, (n,), bool
+    patients:ndarray, # (n,)
+    weights:ndarray, # how much each photograph counts, (n,)
     n_boot:int=2000, # resamples of the patients
     seed:int=0, # of the resamples
 )->tuple[float, float, float]: # AUC, lower and upper end of its 95 % interval; NaN where a class is empty
@@ -176,14 +177,14 @@ class Pair(NamedTuple):
     "Two classes, and what is needed to ask about them."
     first:str # class, or 'the others'
     second:str # class
-    rows:np.ndarray # of the table, (n,)
+    rows:ndarray # of the table, (n,)
     part:pd.DataFrame # label and patient of these rows
-    positive:np.ndarray # is it of the second class?, (n,), bool
-    content:np.ndarray # of `content_scores`, (n,K)
-    chances:np.ndarray # of `content_chances`, (n,)
+    positive:ndarray # is it of the second class?, (n,), bool
+    content:ndarray # of `content_scores`, (n,K)
+    chances:ndarray # of `content_chances`, (n,)
 
     @property
-    def weights(self)->np.ndarray: # (n,)
+    def weights(self)->ndarray: # (n,)
         "Return the weights by which the classes get the same content."
         return overlap_weights(self.chances, self.positive)
 
@@ -195,7 +196,7 @@ class Pair(NamedTuple):
 
 def make_pair(
     table:pd.DataFrame, # photo table
-    content:np.ndarray, # of `content_scores`, (N,K)
+    content:ndarray, # of `content_scores`, (N,K)
     first:str, # class, or 'the others'
     second:str, # class
 )->Pair|None: # None where a class has too few patients
@@ -209,7 +210,7 @@ def make_pair(
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #f898621d
 def ask_property(
     pair:Pair, # two classes
-    values:np.ndarray, # property of the photographs of the pair, (n,): numbers or words
+    values:ndarray, # property of the photographs of the pair, (n,): numbers or words
     equal:bool=False, # among photographs of equal content?
     ways:tuple=tuple(WAYS), # ways to ask
 )->dict[str, tuple]: # way → scores, positive, patients, weights where the property is known; empty: nothing to ask

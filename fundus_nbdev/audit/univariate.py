@@ -13,6 +13,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,9 +25,9 @@ from ..evaluation.scores import auc_and_precision, rank
 
 # %% ../../nbs/09_audit/02_univariate.ipynb #b65b40a9
 def auc_interval(
-    values:np.ndarray, # one number of each photograph, (n,)
-    positive:np.ndarray, # is the photograph of the second group?, (n,), bool
-    patients:np.ndarray, # (n,)
+    values:ndarray, # one number of each photograph, (n,)
+    positive:ndarray, # is the photograph of the second group?, (n,), bool
+    patients:ndarray, # (n,)
     n_boot:int=2000, # resamples of the patients
     seed:int=0, # of the resamples
 )->tuple[float, float, float]: # AUC, lower and upper end of its 95 % interval; NaN where a group is empty
@@ -37,9 +38,9 @@ def auc_interval(
 
 # %% ../../nbs/09_audit/02_univariate.ipynb #818d5cd1
 def rank_sum_p(
-    values:np.ndarray, # one number of each photograph, (n,)
-    positive:np.ndarray, # is the photograph of the second group?, (n,), bool
-    patients:np.ndarray, # (n,)
+    values:ndarray, # one number of each photograph, (n,)
+    positive:ndarray, # is the photograph of the second group?, (n,), bool
+    patients:ndarray, # (n,)
 )->float: # two-sided; NaN where a group is empty
     "Return the p value of 'both groups have the same distribution', a patient as one observation."
     from scipy.stats import mannwhitneyu
@@ -68,7 +69,7 @@ def check_columns(
     values:pd.DataFrame|pd.Series, # (N,K)
     labels:list, # (N,)
     patients:list, # (N,)
-)->tuple[pd.DataFrame, np.ndarray, np.ndarray]: # values, (N,K), float; labels and patients, (N,)
+)->tuple[pd.DataFrame, ndarray, ndarray]: # values, (N,K), float; labels and patients, (N,)
     "Return numbers, labels and patients as they are needed; raise an AuditError where they don't fit together."
     if isinstance(values, pd.Series): values = values.to_frame(values.name or 'value')
     if words := [name for name in values if not pd.api.types.is_numeric_dtype(values[name])]:

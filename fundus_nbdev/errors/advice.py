@@ -12,7 +12,7 @@ __all__ = ['REMEDIES', 'Advice', 'advise_on_confusion', 'advise_on_numbers', 'ad
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
+from pandas import DataFrame
 
 from ..core.html import Section, section
 from ..core.text import counted, listed
@@ -30,7 +30,7 @@ class Advice(NamedTuple):
 
 # %% ../../nbs/10_errors/10_advice.ipynb #38ae02f5
 def advise_on_confusion(
-    predictions:pd.DataFrame, # prediction table
+    predictions:DataFrame, # prediction table
     least:float=1/3, # share of the mistakes; twice as much with two classes, which make only two kinds of mistake
 )->list[Advice]: # none where there is nothing to say
     "Advise on the most frequent mistake."
@@ -48,8 +48,8 @@ def advise_on_confusion(
 
 # %% ../../nbs/10_errors/10_advice.ipynb #8fa833ab
 def advise_on_numbers(
-    predictions:pd.DataFrame, # prediction table
-    table:pd.DataFrame, # photo table of the run
+    predictions:DataFrame, # prediction table
+    table:DataFrame, # photo table of the run
 )->list[Advice]: # none where there is nothing to say
     "Advise on a class that is rare, and recognised worst."
     part, classes = scored_part(predictions), classes_of_predictions(predictions)
@@ -118,8 +118,8 @@ def advise_on_changes(
 
 # %% ../../nbs/10_errors/10_advice.ipynb #a2a33c09
 def advise_on_rules(
-    metrics:pd.DataFrame, # of `evaluate`
-    baselines:pd.DataFrame, # rows: rules; columns: names of metrics
+    metrics:DataFrame, # of `evaluate`
+    baselines:DataFrame, # rows: rules; columns: names of metrics
 )->list[Advice]: # none where there is nothing to say
     "Advise on a rule whose macro AUC is as good as the network's."
     if not baselines.macro_auc.notna().any(): return []
@@ -135,7 +135,7 @@ def advise_on_rules(
 
 # %% ../../nbs/10_errors/10_advice.ipynb #5fa916f6
 def advise_on_training(
-    history:pd.DataFrame, # a row an epoch (and fold): epoch, train_loss, valid_loss
+    history:DataFrame, # a row an epoch (and fold): epoch, train_loss, valid_loss
 )->list[Advice]: # none where there is nothing to say
     "Advise on a loss that rises by a quarter over its least."
     networks = history.fold if 'fold' in history else np.zeros(len(history))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 import time
 
-import numpy as np
-import pandas as pd
+from numpy import ndarray
+from pandas import DataFrame
 
 from ..audit.properties import measure_factors
 from ..core.errors import ReportError
@@ -43,7 +43,7 @@ def is_good(
 
 # %% ../../nbs/10_errors/02_study.ipynb #819408f8
 def sample_paths(
-    predictions:pd.DataFrame, # prediction table
+    predictions:DataFrame, # prediction table
     most:int=600, # photographs
     seed:int=0, # of the sample
 )->list[str]: # all of them, or a sample
@@ -74,10 +74,10 @@ class Study:
     def folder(self)->Path: return self.fit.folder # run folder
 
     @property
-    def table(self)->pd.DataFrame: return self.fit.table # photo table
+    def table(self)->DataFrame: return self.fit.table # photo table
 
     @property
-    def predictions(self)->pd.DataFrame: return self.fit.predictions # prediction table
+    def predictions(self)->DataFrame: return self.fit.predictions # prediction table
 
     @property
     def is_fundus(self)->bool: return self.recipe.data.crop == 'fov' # is there a field of view?
@@ -92,10 +92,10 @@ class Study:
     def good(self)->str: return self.classes[0] if is_good(self.classes[0]) else '' # class that may be passed
 
     @cached_property
-    def part(self)->pd.DataFrame: return scored_part(self.predictions) # rows of the scored photographs
+    def part(self)->DataFrame: return scored_part(self.predictions) # rows of the scored photographs
 
     @cached_property
-    def metrics(self)->pd.DataFrame: return evaluate(self.predictions, n_boot=self.n_boot)
+    def metrics(self)->DataFrame: return evaluate(self.predictions, n_boot=self.n_boot)
 
     @property
     def folders(self)->list[Path]: # the run folder, or one for each fold, in the order of their numbers
@@ -103,7 +103,7 @@ class Study:
         return [self.folder/f'fold{k}' for k in range(self.recipe.data.folds)] or [self.folder]
 
     @cached_property
-    def splits(self)->list[pd.DataFrame]: # photo tables with `split`
+    def splits(self)->list[DataFrame]: # photo tables with `split`
         "Read the split of the run, or that of each fold."
         tables = [load_split(folder/'split.csv') for folder in self.folders]
         for table in tables: table.attrs['classes'] = self.classes
@@ -116,12 +116,12 @@ class Study:
 
     def crop(self,
         path:str, # a photo
-    )->np.ndarray: # (size,size,3), uint8 RGB
+    )->ndarray: # (size,size,3), uint8 RGB
         "Open a photograph as the network saw it."
         return CROPS[self.recipe.data.crop](path, self.recipe.data.size)
 
     @cached_property
-    def factors(self)->pd.DataFrame: # index: path; empty where there is no field of view
+    def factors(self)->DataFrame: # index: path; empty where there is no field of view
         "Measure the quality factors of all photographs, or of a sample."
         paths = sample_paths(self.predictions, seed=self.recipe.seed) if self.is_fundus else []
         return measure_factors(paths, self.progress.counter('Measuring quality factors'))
