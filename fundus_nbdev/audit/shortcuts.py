@@ -233,9 +233,9 @@ VERDICTS = ('shortcut', 'follows from the picture', 'no') # the worst first
 def comparable(
     answer:dict|pd.Series, # with property, way, n_equal
 )->bool:
-    "Return whether photographs of equal content decide: ranges of a size can't be freed of content."
+    "Return whether photographs of equal content decide: from five of a class on; ranges can't be freed of content."
     freed = answer['way'] != 'ranges' or answer['property'] not in FROM_PICTURE
-    return answer['n_equal'] >= 5 and freed # photographs of a class
+    return answer['n_equal'] >= 5 and freed
 
 def judge_property(
     answer:dict, # property, way, auc, low, p_holm; of equal content: equal_auc, equal_low, n_equal (NaN if not asked)

@@ -277,7 +277,7 @@ def _everywhere(changed, picture, field, where, border):
     "Keep the change in the field of view, or in the whole picture."
     if border: return changed, np.ones_like(field.fov)
     changed = _follow_edge(changed, picture, field)
-    return changed, field.fov & where | (~field.fov & (np.abs(changed - picture).max(-1) > .5 / 255))
+    return changed, (field.fov & where) | (~field.fov & (np.abs(changed - picture).max(-1) > .5 / 255))
 
 def _within(changed, picture, field, where, region):
     "Fade the change into the part of a region that lies in the field of view."
