@@ -13,8 +13,8 @@ __all__ = ['VESSELS', 'FINDING_LEVELS', 'FINDING_COLUMNS', 'WRITTEN', 'compare_p
 
 # %% ../../nbs/09_audit/11_audit.ipynb #f454d454
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from pandas import DataFrame, Series
@@ -227,7 +227,8 @@ def file_findings(
            'They are left out of everything. Copy them again, or take them off the list.', n)
 
 # %% ../../nbs/09_audit/11_audit.ipynb #86d42d8c
-class Audit(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Audit:
     "What was found to be wrong with a set of photographs."
     table:DataFrame # photo table
     findings:DataFrame # columns `FINDING_COLUMNS`, the most serious first
