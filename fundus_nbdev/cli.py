@@ -170,8 +170,10 @@ def evaluate(
     scoring = dict(split=split or None, group=None if group == 'none' else group, n_boot=n_boot, seed=seed)
     named = dict(zip(file_names(files), files))
     folders = {name: out/name if len(named) > 1 else out for name in named} if out else {}
-    if not overwrite: refuse_to_replace([folder/'metrics.csv' for folder in folders.values()])
-    if not overwrite and out and len(named) > 1: refuse_to_replace([out/'comparison.csv'])
+    made = [folder/'metrics.csv' for folder in folders.values()]
+    if out and len(named) > 1: made.append(out/'comparison.csv')
+    if not overwrite and (there := [file for file in made if file.exists()]):
+        raise typer.BadParameter(f'{there[0]} is there; choose another folder, or add --overwrite.', param_hint='--out')
     try: score(named, reading, scoring, dict(metric=metric, common=common), folders, out)
     except (ValueError, OSError) as error:
         if not (from_here(error) or isinstance(error, OSError)): raise
@@ -182,13 +184,6 @@ def evaluate(
 OPTIONS = """
 Options of the command: columns={'image': 'path'} is --column path=image, labels={'0': 'Good'} is --label 0=Good,
 group=None is --group none; --negative, --values, --decimal, --split, --common are as they are called here."""
-
-
-def refuse_to_replace(files): # an error where one is there
-    "Refuse to write over a file."
-    for file in files:
-        if not file.exists(): continue
-        raise typer.BadParameter(f'{file} is there; choose another folder, or add --overwrite.', param_hint='--out')
 
 
 def pairs(words, option, file_first=True): # name in the file → name here
@@ -299,15 +294,14 @@ def print_rows(names, rows): # prints
 def save_metrics(folder, table, metrics, scoring): # writes metrics.csv and figures/*.png
     "Write the metrics of one file, and what is drawn of it."
     from fundus_nbdev.core.files import write_whole
-    from fundus_nbdev.evaluation.curve_figures import plot_precision_recall, plot_roc
-    from fundus_nbdev.evaluation.confusion import plot_confusion
-    from fundus_nbdev.evaluation.reliability import plot_reliability
-    from fundus_nbdev.evaluation.risk_coverage import plot_risk_coverage
+    from fundus_nbdev.evaluation import confusion, curve_figures, reliability, risk_coverage
     rows = dict(split=scoring['split'], group=scoring['group'])
     given = rows | dict(seed=scoring['seed'], metrics=metrics)
-    figures = dict(confusion=plot_confusion(table, scoring['split']), roc=plot_roc(table, **given),
-                   precision_recall=plot_precision_recall(table, **given), reliability=plot_reliability(table, **rows),
-                   risk_coverage=plot_risk_coverage(table, **rows))
+    figures = dict(confusion=confusion.plot_confusion(table, scoring['split']),
+                   roc=curve_figures.plot_roc(table, **given),
+                   precision_recall=curve_figures.plot_precision_recall(table, **given),
+                   reliability=reliability.plot_reliability(table, **rows),
+                   risk_coverage=risk_coverage.plot_risk_coverage(table, **rows))
     write_whole(folder/'metrics.csv', metrics.to_csv())
     for name, figure in figures.items(): write_whole(folder/'figures'/f'{name}.png', partial(figure.savefig, dpi=180))
 

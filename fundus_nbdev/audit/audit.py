@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+from pandas import DataFrame, Series
 from matplotlib.figure import Figure
 
 from .differences import pairs_to_ask
@@ -26,12 +26,13 @@ from .embeddings import Embedder, load_embedder
 from .properties import measure_table
 from .shortcuts import PROPERTY_WORDS, comparable, find_shortcuts
 from .look_alikes import feature_neighbours
+from .univariate import leave_bare
 from ..data.duplicates import DUPLICATE_KINDS, DUPLICATE_STEPS, Steps, find_duplicates, join_patients
 from ..core.errors import AuditError
 from ..core.files import write_whole
 from ..core.html import as_chart, as_jpeg, render_page
 from ..core.text import counted, listed, some
-from ..data.pairs import join
+from ..data.pairs import ENDS, join
 from ..data.split import leaks
 from ..data.photo_table import keep_classes, classes_of, split_problems
 from ..data.table import read_table
@@ -43,15 +44,15 @@ from ..photos.field_of_view import crop_or_grey
 VESSELS = .07, .3 # a photograph shows vessels: least `vessel_contrast`, largest `under_exposed`
 
 def compare_pairs(
-    pairs:pd.DataFrame, # of `Duplicates`
-    table:pd.DataFrame, # photo table
-    measures:pd.DataFrame, # of `measure_table`
-)->pd.DataFrame: # readable pairs; two_labels, two_patients, two_sides, vessels (bool); quality: 0 (equal) to 1
+    pairs:DataFrame, # of `Duplicates`
+    table:DataFrame, # photo table
+    measures:DataFrame, # of `measure_table`
+)->DataFrame: # readable pairs; two_labels, two_patients, two_sides, vessels (bool); quality: 0 (equal) to 1
     "Find in what the two photographs of each pair differ."
     known, factors = table.set_index('path'), measures[list(FACTORS)].dropna()
-    readable = pairs['first'].isin(factors.index) & pairs.second.isin(factors.index) # empty files are all the same
+    readable = pairs[ENDS].isin(factors.index).all(axis=1) # empty files are all the same
     pairs = pairs[readable].reset_index(drop=True)
-    def both(frame): return (frame.loc[pairs[name]].reset_index(drop=True) for name in ('first', 'second'))
+    def both(frame): return (frame.loc[pairs[name]].reset_index(drop=True) for name in ENDS)
     first, second = both(known)
     def differ(column): return first[column] != second[column] if column in known else False
     one, other = both(factors)
@@ -64,11 +65,11 @@ def compare_pairs(
                         vessels=vessels, quality=np.sqrt((apart**2).mean(axis=1)))
 
 # %% ../../nbs/09_audit/11_audit.ipynb #993f7781
-FINDING_LEVELS:dict[str, str] = { # the worst first → in words
+FINDING_LEVELS = { # the worst first → in words
     'serious': 'makes a result wrong as the set stands',
     'caution': 'may do so after the next split, or needs a look',
     'note': 'worth knowing'}
-FINDING_COLUMNS:list[str] = ['severity', 'subject', 'finding', 'advice', 'photographs'] # of every table of findings
+FINDING_COLUMNS = ['severity', 'subject', 'finding', 'advice', 'photographs'] # of every table of findings
 _COPIES = ('same file', 'same photograph') # kinds of pairs that are the same picture
 _SURE = .6 # likeness of vessels from which it is the same eye; below, it may be
 _AS_GOOD = .15 # `quality` up to which two photographs are equally good
@@ -83,7 +84,7 @@ _TASTE = ('One of them is wrong, or the line between the classes is a matter of 
           'or remove: fundus run … --corrections.')
 
 def pair_rules(
-    pairs:pd.DataFrame, # of `compare_pairs`
+    pairs:DataFrame, # of `compare_pairs`
 )->list[tuple]: # severity, subject, the pairs that are the case, finding, advice
     "Return what pairs can mean, and which of them do."
     copies, eyes = pairs[_are_copies(pairs)], pairs[(pairs.kind == 'same eye') & pairs.two_patients]
@@ -115,17 +116,18 @@ def pair_rules(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #13f9adde
 def groups_with(
-    chosen:pd.DataFrame, # some pairs
-    pairs:pd.DataFrame, # these and others: columns first, second
+    chosen:DataFrame, # some pairs
+    pairs:DataFrame, # these and others: columns first, second
 )->list[list[str]]: # paths
     "Group what belongs together with the chosen pairs: one pair that differs stands for the whole group."
-    paths = sorted({*pairs['first'], *pairs['second']}) # pairs hold a group together like a tree
-    groups = pd.Series(join(paths, list(zip(pairs['first'], pairs['second']))), paths)
+    edges = pairs[ENDS].to_numpy()
+    paths = sorted({*edges.ravel()}) # pairs hold a group together like a tree
+    groups = Series(join(paths, edges), paths)
     return [list(groups.index[groups == group]) for group in dict.fromkeys(groups[chosen['first']])]
 
 def name_groups(
     groups:list[list[str]], # paths
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     column:str, # what is said of each photograph, if the table has it
 )->str: # 'a.jpg (train) = b.jpg (test) and 2 more'
     "Name the photographs of the first groups."
@@ -137,8 +139,8 @@ def name_groups(
     return some(map(name, groups))
 
 def pair_findings(
-    pairs:pd.DataFrame, # of `compare_pairs`
-    table:pd.DataFrame, # photo table
+    pairs:DataFrame, # of `compare_pairs`
+    table:DataFrame, # photo table
 )->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return what the pairs say."
     copies = pairs[_are_copies(pairs)]
@@ -150,7 +152,7 @@ def pair_findings(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #285a2f7a
 def patient_findings(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
 )->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return what is wrong with patients: on two sides, or not known."
     if 'split' in table and (leak := next(leaks(table, files=False), '')):
@@ -164,13 +166,13 @@ def patient_findings(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #3cd8619c
 def worst_pairs(
-    shortcuts:pd.DataFrame, # of `find_shortcuts`
-)->pd.DataFrame: # a row a property
+    shortcuts:DataFrame, # of `find_shortcuts`
+)->DataFrame: # a row a property
     "Keep the pair of classes where each property tells most, the worst property first."
     return shortcuts.drop_duplicates('property', ignore_index=True)
 
 def describe_shortcut(
-    row:pd.Series, # of `worst_pairs`
+    row:Series, # of `worst_pairs`
 )->str: # one or two sentences
     "Say what a property tells, and how much of it is the picture."
     name = PROPERTY_WORDS.get(row.property, row.property)
@@ -188,7 +190,7 @@ def describe_shortcut(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #9fc3b943
 def shortcut_findings(
-    shortcuts:pd.DataFrame, # of `find_shortcuts`
+    shortcuts:DataFrame, # of `find_shortcuts`
 )->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return what gives the label away."
     for _, row in worst_pairs(shortcuts).query('verdict != "no"').iterrows():
@@ -202,8 +204,8 @@ def shortcut_findings(
         yield severity, subject, describe_shortcut(row), advice, row.n_first + row.n_second
 
 def unasked_findings(
-    table:pd.DataFrame, # photo table
-    shortcuts:pd.DataFrame, # of `find_shortcuts`
+    table:DataFrame, # photo table
+    shortcuts:DataFrame, # of `find_shortcuts`
 )->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return classes of which nothing could be asked: silence about them is no acquittal."
     pairs, asked = pairs_to_ask(classes_of(table)), set(zip(shortcuts['first'], shortcuts.second))
@@ -228,35 +230,35 @@ def file_findings(
 @dataclass(frozen=True, eq=False)
 class Audit:
     "What was found to be wrong with a set of photographs."
-    table:pd.DataFrame # photo table
-    findings:pd.DataFrame # columns `FINDING_COLUMNS`, the most serious first
-    pairs:pd.DataFrame # of `compare_pairs`
-    shortcuts:pd.DataFrame # of `find_shortcuts`
+    table:DataFrame # photo table
+    findings:DataFrame # columns `FINDING_COLUMNS`, the most serious first
+    pairs:DataFrame # of `compare_pairs`
+    shortcuts:DataFrame # of `find_shortcuts`
     unreadable:dict[str, str] # path → why
     network:bool # were features of a network compared?
     seconds:dict[str, float] # step → how long it took
     name:str # of the set
 
     @property
-    def serious(self)->pd.DataFrame: # rows of `findings`
+    def serious(self)->DataFrame: # rows of `findings`
         "What makes a result wrong."
         return self.findings[self.findings.severity == 'serious']
 
 # %% ../../nbs/09_audit/11_audit.ipynb #0cc9258a
 def list_findings(
-    table:pd.DataFrame, # photo table
-    pairs:pd.DataFrame, # of `compare_pairs`
-    shortcuts:pd.DataFrame, # of `find_shortcuts`
+    table:DataFrame, # photo table
+    pairs:DataFrame, # of `compare_pairs`
+    shortcuts:DataFrame, # of `find_shortcuts`
     unreadable:dict[str, str], # path → why
-)->pd.DataFrame: # columns `FINDING_COLUMNS`
+)->DataFrame: # columns `FINDING_COLUMNS`
     "Return all findings, the most serious first."
     levels = list(FINDING_LEVELS)
     rows = [*pair_findings(pairs, table), *patient_findings(table), *shortcut_findings(shortcuts),
             *unasked_findings(table, shortcuts), *file_findings(unreadable)]
-    return pd.DataFrame(sorted(rows, key=lambda row: levels.index(row[0])), columns=FINDING_COLUMNS)
+    return DataFrame(sorted(rows, key=lambda row: levels.index(row[0])), columns=FINDING_COLUMNS)
 
 def check_columns_to_ask(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     columns:tuple, # further columns that may give the label away
 )->None:
     "Raise an AuditError for a column split that is no split, and for columns that are missing."
@@ -268,7 +270,7 @@ def check_columns_to_ask(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #f70a8f3e
 def audit(
-    table:pd.DataFrame, # photo table; with a column split, both sides are compared
+    table:DataFrame, # photo table; with a column split, both sides are compared
     folder:str|Path|None=None, # where measurements are kept, so that a killed job goes on
     progress:Callable|None=None, # called with (steps done, all steps), eight a photograph
     embedder:Embedder|None=None, # of `load_embedder`; None: pictures and vessels are compared, features aren't
@@ -308,11 +310,10 @@ def summarise_findings(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #6f2abb90
 def plot_shortcuts(
-    shortcuts:pd.DataFrame, # of `find_shortcuts`
-    most:int=16, # lines
+    shortcuts:DataFrame, # of `find_shortcuts`
 )->Figure:
-    "Plot how well each property tells the classes apart, by itself and among photographs of equal content."
-    rows = worst_pairs(shortcuts).head(most)[::-1]
+    "Plot how well the worst sixteen properties tell the classes apart, alone and among photographs of equal content."
+    rows = worst_pairs(shortcuts).head(16)[::-1]
     colour_of = {'shortcut': '#b0430a', 'follows from the picture': '#2a78d6', 'no': '.7'}
     colours, y = rows.verdict.map(colour_of).to_list(), np.arange(len(rows))
     figure = Figure((6.4, .9 + .25 * len(rows)), dpi=80, layout='constrained')
@@ -323,15 +324,14 @@ def plot_shortcuts(
     axes.scatter(rows.equal_auc, y, facecolor='white', edgecolor=colours, s=22, zorder=4)
     axes.set_yticks(y, [PROPERTY_WORDS.get(name, name) for name in rows.property], fontsize=8)
     axes.set(xlim=(min(.4, rows.equal_auc.min() - .03), 1.02))
-    axes.tick_params(labelsize=8)
-    axes.spines[['top', 'right', 'left']].set_visible(False)
+    leave_bare(axes, 8)
     axes.set_xlabel('AUC', fontsize=8)
     return figure
 
 # %% ../../nbs/09_audit/11_audit.ipynb #708d284e
 def count_pairs(
-    pairs:pd.DataFrame, # of `compare_pairs`
-)->pd.DataFrame: # index: kind, in words; columns pairs, and those under two patients, on two sides, with two labels
+    pairs:DataFrame, # of `compare_pairs`
+)->DataFrame: # index: kind, in words; columns pairs, and those under two patients, on two sides, with two labels
     "Count the pairs of each kind."
     counts = pairs.groupby('kind')[['two_patients', 'two_sides', 'two_labels']].sum()
     counts.insert(0, 'pairs', pairs.kind.value_counts())
@@ -350,8 +350,8 @@ def about_pair(
     return '; '.join([DUPLICATE_KINDS[pair['kind']].capitalize(), *numbers])
 
 def pair_cards(
-    pairs:pd.DataFrame, # of `compare_pairs`
-    table:pd.DataFrame, # photo table
+    pairs:DataFrame, # of `compare_pairs`
+    table:DataFrame, # photo table
     most:int=60, # pairs
 )->list[dict]: # for the template
     "Choose pairs to look at, those with a fault first. Opens their photographs."
@@ -369,7 +369,7 @@ def pair_cards(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #85015d0c
 def shortcut_rows(
-    shortcuts:pd.DataFrame, # of `find_shortcuts`
+    shortcuts:DataFrame, # of `find_shortcuts`
 )->list[dict]: # for the template
     "Return the table of properties as text."
     def number(value, digits=2): return f'{value:.{digits}f}' if np.isfinite(value) else '–'
@@ -404,14 +404,14 @@ def render_audit(
 
 # %% ../../nbs/09_audit/11_audit.ipynb #5f2e0503
 def read_audit_source(
-    source:str|Path|pd.DataFrame, # folder with photographs, CSV, .npz file, folder of a run, or a photo table
+    source:str|Path|DataFrame, # folder with photographs, CSV, .npz file, folder of a run, or a photo table
     classes:list[str]|None=None, # classes to keep; None: all
-)->tuple[pd.DataFrame, str]: # photo table; what to call it
+)->tuple[DataFrame, str]: # photo table; what to call it
     "Read what is to be audited."
-    if isinstance(source, pd.DataFrame): table, name = source, Path(source.attrs.get('source', 'photographs')).name
-    elif not (Path(source)/'predictions.csv').is_file(): return read_table(source, classes), Path(source).name
-    else: table, name = _read_run_split(Path(source)/'predictions.csv'), Path(source).name
-    return keep_classes(table, classes) if classes else table, name
+    if isinstance(source, DataFrame): table, name = source, source.attrs.get('source', 'photographs')
+    elif (file := Path(source)/'predictions.csv').is_file(): table, name = _read_run_split(file), source
+    else: return read_table(source, classes), Path(source).name
+    return keep_classes(table, classes) if classes else table, Path(name).name
 
 def _read_run_split(file):
     "Return the photo table of a run; with folds, each photograph is tested in its fold, and trained on in the others."
@@ -422,10 +422,10 @@ def _read_run_split(file):
 # %% ../../nbs/09_audit/11_audit.ipynb #18f33e30
 def joined(
     audit:Audit, # what was found
-)->pd.DataFrame: # photo table without split: `fundus run --data joined.csv` splits it again
+)->DataFrame: # photo table without split: `fundus run --data joined.csv` splits it again
     "Return the photographs, with one patient for those that belong together: copies, and eyes beyond doubt."
     pairs = audit.pairs[_are_copies(audit.pairs) | _are_one_eye(audit.pairs)]
-    table = join_patients(audit.table, pairs[['first', 'second']].to_numpy())
+    table = join_patients(audit.table, pairs[ENDS].to_numpy())
     return table.drop(columns='split', errors='ignore')
 
 def write_audit(
@@ -438,11 +438,11 @@ def write_audit(
     return write_whole(Path(folder)/'audit.html', render_audit(audit))
 
 # %% ../../nbs/09_audit/11_audit.ipynb #55b558b8
-WRITTEN:tuple[str, ...] = ( # beside measures.csv, from which a killed audit goes on
+WRITTEN = ( # beside measures.csv, from which a killed audit goes on
     'audit.html', 'findings.csv', 'pairs.csv', 'shortcuts.csv', 'joined.csv')
 
 def audit_data(
-    source:str|Path|pd.DataFrame, # folder with photographs, CSV, .npz file, folder of a run, or a photo table
+    source:str|Path|DataFrame, # folder with photographs, CSV, .npz file, folder of a run, or a photo table
     out:str|Path|None=None, # folder for audit.html and tables; None: nothing is written
     overwrite:bool=False, # replace what an earlier audit wrote there?
     progress:Callable|None=None, # called with (steps done, all steps), eight a photograph

@@ -17,11 +17,10 @@ from ..data.photo_table import classes_of
 # %% ../../nbs/09_audit/03_cameras.ipynb #c0695063
 def split_at_gaps(
     values:pd.Series, # numbers, NaN where unknown
-    gap:float=.02, # larger steps between neighbours divide
 )->pd.Series: # number of the group, 0, 1, …; -1 where unknown
-    "Group values that lie close together."
+    "Group values that lie close together: steps of more than 0.02 between neighbours divide."
     order = values.dropna().sort_values()
-    return (order.diff() > gap).cumsum().reindex(values.index).fillna(-1).astype(int)
+    return (order.diff() > .02).cumsum().reindex(values.index).fillna(-1).astype(int)
 
 # %% ../../nbs/09_audit/03_cameras.ipynb #3f47fabb
 def name_cameras(

@@ -9,11 +9,11 @@ __all__ = ['tree_model', 'grow_tree', 'drop_idle_questions', 'tree_nodes', 'tree
            'describe_rules', 'choose_one', 'judge_tree', 'TreeAnswer', 'ask_tree', 'describe_tree']
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #d603eaa5
-from dataclasses import dataclass
 from textwrap import fill
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
+from pandas import DataFrame, Series, Index
 from matplotlib.figure import Figure
 from sklearn.tree import DecisionTreeClassifier
 
@@ -36,8 +36,8 @@ def tree_model(
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #4a4cbea8
 def grow_tree(
-    values:pd.DataFrame, # numbers of the photographs, without NaN, (N,K)
-    table:pd.DataFrame, # their rows of the photo table, (N,)
+    values:DataFrame, # numbers of the photographs, without NaN, (N,K)
+    table:DataFrame, # their rows of the photo table, (N,)
 ): # a scikit-learn classifier
     "Grow the small tree of all photographs, and drop its idle questions."
     model = tree_model(len(values), len(classes_of(table))).fit(values.astype(float), table.label.to_numpy(object))
@@ -59,15 +59,15 @@ def drop_idle_questions(
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #b3fabd9f
 def tree_nodes(
     model:DecisionTreeClassifier, # of `grow_tree`
-    values:pd.DataFrame, # the numbers that it was grown on, (N,K)
-    table:pd.DataFrame, # their rows of the photo table, (N,)
-)->pd.DataFrame: # a row a node; factor ('' for an answer), threshold, yes (node if below), no, answer, n_<class>
+    values:DataFrame, # the numbers that it was grown on, (N,K)
+    table:DataFrame, # their rows of the photo table, (N,)
+)->DataFrame: # a row a node; factor ('' for an answer), threshold, yes (node if below), no, answer, n_<class>
     "Return the questions and answers of a tree, and how many photographs arrive at each."
     tree, path = model.tree_, model.decision_path(values.astype(float)).toarray().astype(bool)
     reached = np.flatnonzero(path.any(axis=0)) # what stood below idle questions isn't
-    place = pd.Index(reached).get_indexer # −1 for an answer's children
+    place = Index(reached).get_indexer # −1 for an answer's children
     factors = ['' if k < 0 else values.columns[k] for k in tree.feature[reached]]
-    nodes = pd.DataFrame({
+    nodes = DataFrame({
         'factor': factors,
         'threshold': np.where(tree.feature[reached] < 0, np.nan, tree.threshold[reached]),
         'yes': place(tree.children_left[reached]),
@@ -77,7 +77,7 @@ def tree_nodes(
     return nodes
 
 def tree_classes(
-    nodes:pd.DataFrame, # of `tree_nodes`
+    nodes:DataFrame, # of `tree_nodes`
 )->list[str]: # in order
     "Return the classes that a tree tells apart."
     return [name[2:] for name in nodes.filter(like='n_')]
@@ -85,7 +85,7 @@ def tree_classes(
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #51afe073
 def plot_decision_tree(
     model:DecisionTreeClassifier, # of `grow_tree`
-    nodes:pd.DataFrame, # of `tree_nodes`
+    nodes:DataFrame, # of `tree_nodes`
 )->Figure:
     "Plot a small tree that can be read."
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -113,7 +113,7 @@ def _box_text(node):
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #7254cea7
 def path_to(
-    nodes:pd.DataFrame, # of `tree_nodes`
+    nodes:DataFrame, # of `tree_nodes`
     leaf:int, # an answer
 )->str: # such as 'sharpness below −0.42 and haze from 0.3'
     "Say which photographs arrive at an answer."
@@ -135,7 +135,7 @@ def _between(low, high):
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #ab031510
 def describe_rules(
-    nodes:pd.DataFrame, # of `tree_nodes`
+    nodes:DataFrame, # of `tree_nodes`
 )->list[str]: # one sentence an answer, those with the most photographs first
     "Say what a tree says, rule by rule."
     n, said = nodes.filter(like='n_').sum(axis=1), []
@@ -160,11 +160,11 @@ def choose_one(
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #8af85c7b
 def judge_tree(
-    values:pd.DataFrame, # numbers of the photographs, without NaN, (N,K)
-    table:pd.DataFrame, # their rows of the photo table, (N,)
+    values:DataFrame, # numbers of the photographs, without NaN, (N,K)
+    table:DataFrame, # their rows of the photo table, (N,)
     folds:list, # of `patient_folds`
     alone:bool=False, # may it ask one number only?
-)->tuple[pd.DataFrame, list[list[str]]]: # prediction table, out of fold; the numbers that may be asked, fold by fold
+)->tuple[DataFrame, list[list[str]]]: # prediction table, out of fold; the numbers that may be asked, fold by fold
     "Answer each photograph by a small tree that has not seen its patient."
     classes, x, y = classes_of(table), values.to_numpy(float), table.label.to_numpy(object)
     shares, fold_of, asked = np.zeros((len(x), len(classes))), np.zeros(len(x), int), []
@@ -172,19 +172,18 @@ def judge_tree(
         columns = [choose_one(x[grown], y[grown])] if alone else range(x.shape[1])
         asked.append([values.columns[k] for k in columns])
         model = tree_model(len(grown), len(classes)).fit(x[np.ix_(grown, columns)], y[grown])
-        order = [list(model.classes_).index(name) for name in classes]
-        shares[judged] = model.predict_proba(x[np.ix_(judged, columns)])[:, order]
+        found = DataFrame(model.predict_proba(x[np.ix_(judged, columns)]), columns=model.classes_)
+        shares[judged] = found[classes]
         fold_of[judged] = fold
     answers = prediction_table(table.drop(columns='split', errors='ignore').assign(fold=fold_of), classes, shares)
     return answers, asked
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #83ffe324
-@dataclass(frozen=True, eq=False)
-class TreeAnswer:
+class TreeAnswer(NamedTuple):
     "What all numbers together tell, judged on patients that were not seen."
     model:object # of `grow_tree`
-    nodes:pd.DataFrame # of `tree_nodes`
-    scores:pd.DataFrame # index: metric; value, low, high; alone (one number); difference, difference_low, _high
+    nodes:DataFrame # of `tree_nodes`
+    scores:DataFrame # index: metric; value, low, high; alone (one number); difference, difference_low, _high
     chosen:dict[str, int] # number that stood alone → in how many folds
     most_frequent:tuple[str, float] # the most frequent class, and its share
     n_left_out:int # photographs with a missing number
@@ -197,12 +196,12 @@ class TreeAnswer:
     @property
     def useful(self)->bool: # clearly better than chance?
         "Return whether there is anything to show."
-        return bool(self.scores.loc['balanced_accuracy', 'low'] > self.chance + .1)
+        return self.scores.loc['balanced_accuracy', 'low'] > self.chance + .1
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #3018207e
 def ask_tree(
-    values:pd.DataFrame, # numbers of the photographs, (N,K)
-    table:pd.DataFrame, # their rows of the photo table, (N,)
+    values:DataFrame, # numbers of the photographs, (N,K)
+    table:DataFrame, # their rows of the photo table, (N,)
     n_boot:int=2000, # resamples of the patients
 )->TreeAnswer|None: # None where a class has too few patients
     "Grow a small tree, and judge it on patients that it has not seen."
@@ -214,7 +213,7 @@ def ask_tree(
     names = ['accuracy', 'balanced_accuracy', 'macro_auc']
     apart = compare(tree, alone, n_boot).loc[names, ['b', 'difference', 'low', 'high']]
     apart = apart.set_axis(['alone', 'difference', 'difference_low', 'difference_high'], axis=1)
-    chosen = pd.Series([name for name, in asked]).value_counts().to_dict()
+    chosen = Series([name for name, in asked]).value_counts().to_dict()
     frequent = part.label.value_counts(normalize=True)
     model = grow_tree(x, part)
     return TreeAnswer(model, tree_nodes(model, x, part), evaluate(tree, n_boot).loc[names].join(apart), chosen,

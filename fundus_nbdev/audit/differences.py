@@ -13,11 +13,12 @@ __all__ = ['NOUNS', 'PHRASES', 'OTHERS', 'draw_numbers', 'choose_crop', 'numbers
 from itertools import combinations
 
 import numpy as np
-import pandas as pd
+from numpy import ndarray
+from pandas import DataFrame, Series, concat
 from matplotlib.figure import Figure
 
 from .properties import WORDS
-from .univariate import clear, separate
+from .univariate import clear, leave_bare, separate
 from ..core.errors import AuditError
 from ..core.text import listed
 from ..data.pixels import CROPS
@@ -32,12 +33,12 @@ def draw_numbers(
     blur:float=3., # how much less sharpness and noise one half of the Bad has, in standard deviations
     flash:float=3., # how much more brightness the other half has, in standard deviations
     n_patients:int=100, # two photographs each
-)->tuple[pd.DataFrame, pd.DataFrame]: # columns `FACTORS`; photo table
+)->tuple[DataFrame, DataFrame]: # columns `FACTORS`; photo table
     "Draw quality factors of photographs that nobody took, and their table."
     rng = np.random.default_rng(seed)
     person = np.repeat(np.arange(n_patients), 2)
     base = rng.normal(size=(n_patients, 11))[person] + rng.normal(size=(len(person), 11))
-    numbers = pd.DataFrame(base + .6 * np.roll(base, 1, axis=1), columns=list(FACTORS))
+    numbers = DataFrame(base + .6 * np.roll(base, 1, axis=1), columns=list(FACTORS))
     n_of = [n_patients - n_patients // 2, n_patients // 4, n_patients // 2 - n_patients // 4]
     kind = rng.permutation(np.repeat(['Good', 'blur', 'flash'], n_of))[person]
     spread = numbers.std()
@@ -45,11 +46,11 @@ def draw_numbers(
     numbers.loc[kind == 'flash', 'brightness'] += flash * spread['brightness']
     label = np.where(kind == 'Good', 'Good', 'Bad')
     paths = [f'{i}.jpg' for i in range(len(person))]
-    return numbers, pd.DataFrame({'path': paths, 'label': label, 'patient': person.astype(str)})
+    return numbers, DataFrame({'path': paths, 'label': label, 'patient': person.astype(str)})
 
 # %% ../../nbs/09_audit/04_differences.ipynb #382172d0
 def choose_crop(
-    measures:pd.DataFrame, # of `measure_table`
+    measures:DataFrame, # of `measure_table`
 )->str: # a key of `CROPS`
     "Choose whether the field of view is cut out, or pictures are taken whole."
     with_field, known = (measures.field_share < .9999).sum(), measures.field_share.notna().sum()
@@ -65,7 +66,7 @@ def numbers_for(
             'under_exposed', 'noise']
 
 # %% ../../nbs/09_audit/04_differences.ipynb #4df47020
-NOUNS:dict[str, str] = { # number → what it is called in a sentence
+NOUNS = { # number → what it is called in a sentence
     'sharpness': 'sharpness',
     'brightness': 'brightness',
     'evenness': 'evenness of the light',
@@ -80,7 +81,7 @@ NOUNS:dict[str, str] = { # number → what it is called in a sentence
     'red': 'red',
     'green': 'green',
     'blue': 'blue'}
-PHRASES:dict[str, tuple[str, str]] = WORDS | { # number → what such a picture has, when it is low and when it is high
+PHRASES = WORDS | { # number → what such a picture has, when it is low and when it is high
     'red': ('little red', 'much red'),
     'green': ('little green', 'much green'),
     'blue': ('little blue', 'much blue'),
@@ -99,27 +100,26 @@ def pairs_to_ask(
 
 # %% ../../nbs/09_audit/04_differences.ipynb #9f8fd54b
 def separate_classes(
-    values:pd.DataFrame, # numbers of the photographs, (N,K)
-    table:pd.DataFrame, # their rows of the photo table, (N,)
+    values:DataFrame, # numbers of the photographs, (N,K)
+    table:DataFrame, # their rows of the photo table, (N,)
     n_boot:int=2000, # resamples of the patients
-    seed:int=0, # of the resamples
-)->pd.DataFrame: # as of `separate`, all questions together
+)->DataFrame: # as of `separate`, all questions together
     "Measure how well each number tells the classes apart."
-    pairs, patients = pairs_to_ask(classes_of(table)), table.patient.tolist()
-    if not pairs or pairs[0][0] != OTHERS: return separate(values, table.label.tolist(), patients, pairs, n_boot, seed)
+    pairs = pairs_to_ask(classes_of(table))
+    if not pairs or pairs[0][0] != OTHERS: return separate(values, table.label, table.patient, pairs, n_boot)
     found = []
     for pair in pairs:
-        labels = table.label.where(table.label == pair[1], OTHERS).tolist()
-        found.append(separate(values, labels, patients, [pair], n_boot, seed))
-    rows = pd.concat(found, ignore_index=True)
+        labels = table.label.where(table.label == pair[1], OTHERS)
+        found.append(separate(values, labels, table.patient, [pair], n_boot))
+    rows = concat(found, ignore_index=True)
     return rows.assign(p_holm=holm(rows['p']))
 
 # %% ../../nbs/09_audit/04_differences.ipynb #d00eefca
 def within_classes(
-    values:pd.DataFrame, # numbers of the photographs, (N,K)
-    labels:pd.Series, # their classes, (N,)
+    values:DataFrame, # numbers of the photographs, (N,K)
+    labels:Series, # their classes, (N,)
     name:str, # a column
-)->pd.Series: # of every column with it, −1…1; NaN where either never changes
+)->Series: # of every column with it, −1…1; NaN where either never changes
     "Return rank correlations within the classes: which numbers go together with one, whatever the class."
     classes = np.asarray(labels)
     ranks = values.groupby(classes).rank()
@@ -148,13 +148,13 @@ def short_number(
 
 # %% ../../nbs/09_audit/04_differences.ipynb #9b71c65c
 def phrase(
-    row:pd.Series, # of `separate`
+    row:Series, # of `separate`
 )->str: # such as 'low sharpness'
     "Say what the second class is like."
     return PHRASES[row['name']][int(row.auc > .5)]
 
 def lead_sentence(
-    row:pd.Series, # of `separate`: the strongest of a pair
+    row:Series, # of `separate`: the strongest of a pair
 )->str: # one sentence
     "Say what tells two classes apart best."
     other = 'other' if row['first'] == OTHERS else row['first']
@@ -166,10 +166,10 @@ def lead_sentence(
 
 # %% ../../nbs/09_audit/04_differences.ipynb #b42f5d4f
 def describe_pair(
-    separation:pd.DataFrame, # of `separate_classes`, all of it
+    separation:DataFrame, # of `separate_classes`, all of it
     pair:tuple[str, str], # first and second class
-    values:pd.DataFrame, # numbers of the photographs, (N,K)
-    labels:pd.Series, # their classes, (N,)
+    values:DataFrame, # numbers of the photographs, (N,K)
+    labels:Series, # their classes, (N,)
     together:float=.6, # rank correlation from which two numbers are said to go together
 )->list[str]: # sentences
     "Say what tells two classes apart, number by number."
@@ -197,9 +197,9 @@ def class_colours(
 
 # %% ../../nbs/09_audit/04_differences.ipynb #dbcf0ce9
 def smooth_histogram(
-    values:np.ndarray, # (n,)
-    edges:np.ndarray, # of the bins, (B+1,)
-)->np.ndarray: # (B,), largest 1; zeros where there are no values
+    values:ndarray, # (n,)
+    edges:ndarray, # of the bins, (B+1,)
+)->ndarray: # (B,), largest 1; zeros where there are no values
     "Return a histogram without its corners."
     from scipy.ndimage import gaussian_filter1d
     smooth = gaussian_filter1d(np.histogram(values, edges)[0].astype(float), 2, mode='mirror', radius=6)
@@ -207,10 +207,10 @@ def smooth_histogram(
 
 # %% ../../nbs/09_audit/04_differences.ipynb #e70d1d47
 def plot_numbers(
-    values:pd.DataFrame, # numbers of the photographs, (N,K)
-    labels:pd.Series, # their classes, (N,)
+    values:DataFrame, # numbers of the photographs, (N,K)
+    labels:Series, # their classes, (N,)
     classes:list[str], # in order
-    separation:pd.DataFrame, # of `separate_classes`
+    separation:DataFrame, # of `separate_classes`
 )->Figure:
     "Plot every number as distributions, one below the other."
     rows = -(-values.shape[1] // 4) # four panels a row
@@ -240,7 +240,7 @@ def _draw_number(axes, values, labels, classes):
         axes.plot([lower, upper], [line - .06] * 2, color=colour, lw=2.5, solid_capstyle='butt')
         axes.plot(median, line - .06, 'o', color=colour, ms=4)
     axes.set_yticks(range(len(classes)), classes[::-1], fontsize=7)
-    axes.tick_params(labelsize=7, length=2)
+    leave_bare(axes)
+    axes.tick_params(length=2)
     axes.set_ylim(-.2, len(classes))
     axes.locator_params(axis='x', nbins=4)
-    axes.spines[['top', 'right', 'left']].set_visible(False)

@@ -10,12 +10,12 @@ __all__ = ['NOTE', 'check_audit_table', 'class_counts', 'Eda', 'examine', 'descr
 
 # %% ../../nbs/09_audit/09_eda.ipynb #d1bf9be7
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 import re
 
 import numpy as np
-import pandas as pd
+from pandas import DataFrame, Series
 from matplotlib.figure import Figure
 
 from .cameras import count_cameras, describe_cameras, name_cameras
@@ -45,8 +45,8 @@ from ..photos.photo import show_photos
 
 # %% ../../nbs/09_audit/09_eda.ipynb #db316395
 def check_audit_table(
-    table:pd.DataFrame, # photo table
-)->pd.DataFrame: # the same table
+    table:DataFrame, # photo table
+)->DataFrame: # the same table
     "Raise an AuditError for a table whose photographs, labels or patients aren't known."
     problems = list(shape_problems(table)) or [*value_problems(table), *double_problems(table)]
     if problems: raise AuditError(numbered('These photographs cannot be looked at:', problems))
@@ -54,9 +54,9 @@ def check_audit_table(
 
 # %% ../../nbs/09_audit/09_eda.ipynb #fa7bbc37
 def class_counts(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     unreadable:Collection[str]=(), # paths that could not be read
-)->pd.DataFrame: # index: classes, then 'all'; columns photographs, share, patients, unreadable
+)->DataFrame: # index: classes, then 'all'; columns photographs, share, patients, unreadable
     "Count photographs and patients of each class."
     counts = count_photos(table).xs('all', axis=1, level=1)
     broken = table.label[table.path.isin(unreadable)].value_counts().reindex(counts.index, fill_value=0)
@@ -65,15 +65,14 @@ def class_counts(
     return counts[['photographs', 'share', 'patients', 'unreadable']]
 
 # %% ../../nbs/09_audit/09_eda.ipynb #a8abafd8
-@dataclass(frozen=True, eq=False)
-class Eda:
+class Eda(NamedTuple):
     "What is in a set of photographs."
-    table:pd.DataFrame # photo table
-    measures:pd.DataFrame # of `measure_table`; attrs: unreadable
+    table:DataFrame # photo table
+    measures:DataFrame # of `measure_table`; attrs: unreadable
     crop:str # 'fov', or 'whole' where the pictures show no field of view
-    counts:pd.DataFrame # of `class_counts`
-    cameras:pd.Series # of `name_cameras`
-    separation:pd.DataFrame # of `separate_classes`
+    counts:DataFrame # of `class_counts`
+    cameras:Series # of `name_cameras`
+    separation:DataFrame # of `separate_classes`
     tree:TreeAnswer|None # of `ask_tree`
     sums:dict[str, PixelSums] # class → what its photographs look like
     sample:dict[str, dict[str, np.ndarray]] # class → path → photograph, chosen at random
@@ -85,7 +84,7 @@ class Eda:
         return list(self.counts.index.drop('all'))
 
     @property
-    def values(self)->pd.DataFrame: # (N,K), in the order of the table
+    def values(self)->DataFrame: # (N,K), in the order of the table
         "Return the numbers that describe the photographs."
         return self.measures.loc[self.table.path, numbers_for(self.crop)].reset_index(drop=True)
 
@@ -96,13 +95,12 @@ class Eda:
 
 # %% ../../nbs/09_audit/09_eda.ipynb #7462221d
 def examine(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     folder:str|Path|None=None, # where measurements are kept, so that a killed job goes on
     progress:Callable|None=None, # called with (steps done, all steps), two steps a photograph
     crop:str|None=None, # a key of `CROPS`; None: 'fov' where at least half of the photographs show a field of view
     examples:int=12, # photographs of each class in the random sample
     n_boot:int=2000, # resamples of the patients
-    seed:int=0, # of the sample and the resamples
     name:str='photographs', # of the set
 )->Eda:
     "Look at photographs, and write no report."
@@ -115,11 +113,11 @@ def examine(
     crop = crop or choose_crop(measures)
     values = measures.loc[table.path, numbers_for(crop)].reset_index(drop=True)
     unreadable = measures.attrs['unreadable']
-    paths = choose_sample(table[~table.path.isin(unreadable)], examples, seed)
+    paths = choose_sample(table[~table.path.isin(unreadable)], examples)
     sums, photos = sum_pixels(table, crop, set().union(*paths.values()), progress=second_half)
     def photos_of(label): return {path: photos[path] for path in paths[label] if path in photos}
     return Eda(table, measures, crop, class_counts(table, unreadable), name_cameras(measures),
-               separate_classes(values, table, n_boot, seed), ask_tree(values, table, n_boot), sums,
+               separate_classes(values, table, n_boot), ask_tree(values, table, n_boot), sums,
                {label: photos_of(label) for label in paths}, name)
 
 # %% ../../nbs/09_audit/09_eda.ipynb #6d685f07
@@ -171,7 +169,7 @@ def summarise_eda(
 )->str: # one or two sentences
     "Summarise the answer."
     if len(eda.classes) == 1: return f'One class only, {eda.classes[0]}: there is nothing to tell apart.'
-    rows, useful = clear(eda.separation), eda.tree is not None and eda.tree.useful
+    rows, useful = clear(eda.separation), eda.tree and eda.tree.useful
     if not len(rows) and useful: return 'No number by itself tells these classes apart clearly; several together do.'
     if not len(rows): return 'Nothing that was measured tells these classes apart clearly.'
     outer = rows[(rows['first'] == eda.classes[0]) & (rows.second == eda.classes[-1])]
@@ -180,7 +178,7 @@ def summarise_eda(
 # %% ../../nbs/09_audit/09_eda.ipynb #4828cf41
 def summarise_numbers(
     eda:Eda, # what was found
-)->pd.DataFrame: # index: number, in words; columns: classes; cells: median and quartiles, as text
+)->DataFrame: # index: number, in words; columns: classes; cells: median and quartiles, as text
     "Return the middle half of each number, class by class."
     quartiles = eda.values.groupby(eda.table.label.to_numpy()).quantile([.25, .5, .75])
     words = quartiles.map(lambda value: short_number(value) if np.isfinite(value) else '–')
@@ -206,7 +204,7 @@ def draw_figures(
     for name, photos in eda.sample.items():
         sums, titles = eda.sums[name], [Path(path).name[-22:] for path in photos]
         mean_of = f'mean of {counted(sums.n, "photograph")}: {name}'
-        if sums.n: figures[f'mean_{slug(name)}'] = show_photos([sums.mean()], [mean_of], width=3)
+        if sums.n: figures[f'mean_{slug(name)}'] = show_photos({mean_of: sums.mean()}, width=3)
         if photos: figures[f'montage_{slug(name)}'] = show_photos(list(photos.values()), titles, width=1.5)
     return figures
 
@@ -228,13 +226,12 @@ def render_eda(
         classes=eda.classes, colours=class_colours(eda.classes), charts=charts,
         separations=[(title, charts[key]) for title, key in pairs.items() if key in charts],
         count_rows=list(eda.counts.itertuples(name=None)),
-        camera_columns=list(cameras), camera_rows=_rows(cameras), summary_rows=_rows(summarise_numbers(eda)),
+        camera_columns=list(cameras), camera_rows=list(cameras.itertuples(name=None)),
+        summary_rows=summarise_numbers(eda).itertuples(name=None),
         means=[(name, each.n, as_jpeg(each.mean())) for name, each in eda.sums.items() if each.n],
         montages=[(name, _pictures(photos)) for name, photos in eda.sample.items() if photos],
         unreadable=[f'{Path(path).name}: {reason}' for path, reason in eda.unreadable.items()],
         field=eda.crop == 'fov')
-
-def _rows(frame): return [(name, list(row)) for name, row in frame.iterrows()]
 
 def _pictures(photos): return [(Path(path).name, as_jpeg(photo)) for path, photo in photos.items()]
 
@@ -254,7 +251,7 @@ def write_eda(
 
 # %% ../../nbs/09_audit/09_eda.ipynb #dac4632e
 def look_at_data(
-    source:str|Path|pd.DataFrame, # folder, CSV or .npz file, or a photo table
+    source:str|Path|DataFrame, # folder, CSV or .npz file, or a photo table
     out:str|Path|None=None, # folder for eda.html, tables and figures; None: nothing is written
     overwrite:bool=False, # replace what an earlier look wrote there?
     progress:Callable|None=None, # called with (steps done, all steps), two steps a photograph
@@ -262,14 +259,13 @@ def look_at_data(
     crop:str|None=None, # 'fov' or 'whole'; None: 'fov' where at least half of the photographs show a field of view
     examples:int=12, # photographs of each class in the random sample
     n_boot:int=2000, # resamples of the patients
-    seed:int=0, # of the sample and the resamples
 )->Eda: # all that was found
     "Find out what is in the data, and what makes a photograph Good or Bad there. Writes a folder."
     if out is not None and (Path(out)/'eda.html').exists() and not overwrite:
         raise AuditError(f'{out} holds an eda.html already. Name another folder, or pass overwrite=True (--overwrite).')
     if crop is not None: numbers_for(crop)
-    table = source if isinstance(source, pd.DataFrame) else read_table(source, classes)
+    table = source if isinstance(source, DataFrame) else read_table(source, classes)
     name = Path(table.attrs.get('source', 'photographs')).name
-    eda = examine(table, out, progress, crop, examples, n_boot, seed, name)
+    eda = examine(table, out, progress, crop, examples, n_boot, name)
     if out is not None: write_eda(eda, out)
     return eda

@@ -11,7 +11,7 @@ __all__ = ['Embedder', 'load_embedder', 'embed_photos', 'unit_vectors', 'nearest
 from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
+from pandas import DataFrame, Index
 import torch
 from torch import Tensor, nn
 
@@ -58,32 +58,29 @@ def embed_photos(
     paths:list, # photos
     embedder:nn.Module, # of `load_embedder`, or any network: photos (B,3,size,size), 0–255 → (B,K)
     size:int=512, # side of the square that it sees, px
-    bs:int=8, # photos at once
     progress:Callable|None=None, # called with (photographs done, all photographs)
-)->pd.DataFrame: # index: path; columns 0…K-1, float32; NaN where a photo can't be read, attrs['unreadable'] says why
+)->DataFrame: # index: path; columns 0…K-1, float32; NaN where a photo can't be read, attrs['unreadable'] says why
     "Compute the features of many photographs."
     paths = list(dict.fromkeys(map(str, paths)))
     rows:dict[str, np.ndarray] = {}
     unreadable:dict[str, str] = {}
     def load(path): return or_reason(lambda path: load_crop(path, size), path)
-    for start in range(0, len(paths), bs):
-        batch = paths[start:start + bs]
+    for start in range(0, len(paths), 8):
+        batch = paths[start:start + 8]
         loaded = dict(zip(batch, map_threads(load, batch)))
-        crops = {path: crop for path, crop in loaded.items() if not isinstance(crop, str)}
         unreadable |= {path: reason for path, reason in loaded.items() if isinstance(reason, str)}
+        crops = {path: loaded[path] for path in batch if path not in unreadable}
         if crops:
             photos = torch.from_numpy(np.stack(list(crops.values()))).permute(0, 3, 1, 2).contiguous()
             rows |= zip(crops, embedder(photos).numpy())
         if progress: progress(start + len(batch), len(paths))
-    missing = np.full(len(next(iter(rows.values()), [])), np.nan, np.float32)
-    index = pd.Index(paths, name='path', dtype=object)
-    table = pd.DataFrame([rows.get(path, missing) for path in paths], index=index)
+    table = DataFrame.from_dict(rows, 'index').reindex(Index(paths, name='path', dtype=object))
     table.attrs['unreadable'] = unreadable
     return table
 
 # %% ../../nbs/09_audit/05_embeddings.ipynb #fbd75234
 def unit_vectors(
-    features:pd.DataFrame, # of `embed_photos`
+    features:DataFrame, # of `embed_photos`
 )->np.ndarray: # (N,K), float32, of length 1; 0 where a photo could not be read
     "Return standardised features as directions."
     values = features.to_numpy(np.float32)
@@ -92,14 +89,14 @@ def unit_vectors(
 
 # %% ../../nbs/09_audit/05_embeddings.ipynb #b62d083e
 def nearest(
-    features:pd.DataFrame, # of `embed_photos`
+    features:DataFrame, # of `embed_photos`
     n:int=1, # neighbours of each photograph
     block:int=1000, # photographs at once
-)->pd.DataFrame: # a row for each photograph and neighbour: path, neighbour, similarity (−1 to 1); the most alike first
+)->DataFrame: # a row for each photograph and neighbour: path, neighbour, similarity (−1 to 1); the most alike first
     "Find the photographs that are most alike."
     vectors, names = unit_vectors(features), features.index.to_numpy()
     def cosine(rows, columns): return vectors[rows] @ vectors[columns].T
     partner, similarity = most_alike(cosine, len(names), n, block)
-    found = pd.DataFrame({'path': np.repeat(names, partner.shape[1]), 'neighbour': names[partner.ravel()],
+    found = DataFrame({'path': np.repeat(names, partner.shape[1]), 'neighbour': names[partner.ravel()],
                           'similarity': similarity.ravel()})
     return found.sort_values('similarity', ascending=False, ignore_index=True, kind='stable')

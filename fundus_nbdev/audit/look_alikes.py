@@ -10,7 +10,7 @@ __all__ = ['feature_neighbours']
 # %% ../../nbs/09_audit/06_look_alikes.ipynb #cf454046
 from collections.abc import Callable
 
-import pandas as pd
+from pandas import DataFrame
 from torch import nn
 
 from .embeddings import embed_photos, nearest
@@ -23,6 +23,6 @@ def feature_neighbours(
 )->Callable|None: # for `find_duplicates`: (paths, progress) → columns path, neighbour, similarity
     "Make the function that finds the photographs a network finds most alike."
     if embedder is None: return None
-    def neighbours(paths:list[str], progress:Callable|None=None)->pd.DataFrame:
+    def neighbours(paths:list[str], progress:Callable|None=None)->DataFrame:
         return nearest(embed_photos(paths, embedder, size, progress=progress), n, block=250)
     return neighbours

@@ -12,10 +12,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
+from numpy import ndarray
+from pandas import DataFrame
 from matplotlib.figure import Figure
 
 from .differences import class_colours
+from .univariate import leave_bare
 from ..data.pixels import CROPS
 from ..data.photo_table import classes_of
 from ..core.parallel import each_in_threads, or_reason
@@ -24,9 +26,9 @@ from ..core.parallel import each_in_threads, or_reason
 @dataclass(eq=False)
 class PixelSums:
     "What the photographs of one class look like, as running sums."
-    total:np.ndarray # sum of the pixels, (S,S,3), uint64
-    seen:np.ndarray # photographs that show each pixel, (S,S), uint32
-    levels:np.ndarray # red, green, blue, brightness: how often each of 64 levels, (4,64), int64; 1,000,000 a photograph
+    total:ndarray # sum of the pixels, (S,S,3), uint64
+    seen:ndarray # photographs that show each pixel, (S,S), uint32
+    levels:ndarray # red, green, blue, brightness: how often each of 64 levels, (4,64), int64; 1,000,000 a photograph
     n:int = 0 # photographs
 
     @classmethod
@@ -34,7 +36,7 @@ class PixelSums:
         "Return the sums of no photographs."
         return cls(np.zeros((size, size, 3), np.uint64), np.zeros((size, size), np.uint32), np.zeros((4, 64), np.int64))
 
-    def add(self, crop:np.ndarray)->None: # (S,S,3), uint8; changes the sums
+    def add(self, crop:ndarray)->None: # (S,S,3), uint8; changes the sums
         "Add one photograph; black counts as not imaged."
         inside = crop.any(2)
         self.total += crop
@@ -45,35 +47,33 @@ class PixelSums:
         for k, channel in enumerate([*crop[inside].T, grey]):
             self.levels[k] += np.bincount(channel // 4, minlength=64) * 1_000_000 // inside.sum()
 
-    def mean(self)->np.ndarray: # (S,S,3), uint8
+    def mean(self)->ndarray: # (S,S,3), uint8
         "Return the mean photograph, of those that show each pixel."
         return (self.total / np.maximum(self.seen, 1)[..., None] + .5).astype(np.uint8)
 
 # %% ../../nbs/09_audit/08_mean_photos.ipynb #06fa1f64
 def choose_sample(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     n:int=12, # photographs of each class
-    seed:int=0, # of the choice
 )->dict[str, list[str]]: # class → paths
     "Choose some photographs of each class at random."
     paths = table.sort_values('path').groupby('label').path # so that the order of the table plays no part
-    return {name: paths.get_group(name).sample(frac=1, random_state=seed).head(n).tolist()
+    return {name: paths.get_group(name).sample(frac=1, random_state=0).head(n).tolist()
             for name in classes_of(table)}
 
 # %% ../../nbs/09_audit/08_mean_photos.ipynb #78d24c73
 def sum_pixels(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     crop:str='fov', # a key of `CROPS`
     keep:Collection[str]=(), # paths of photographs to be returned
-    size:int=256, # side of the square, px
     progress:Callable|None=None, # called with (photographs done, all photographs)
-)->tuple[dict[str, PixelSums], dict[str, np.ndarray]]: # class → sums; path → photograph, (size,size,3), uint8
+)->tuple[dict[str, PixelSums], dict[str, ndarray]]: # class → sums; path → photograph, (256,256,3), uint8
     "Sum up all photographs, class by class, and keep a few of them."
-    sums, kept = {name: PixelSums.empty(size) for name in classes_of(table)}, {}
-    def load(path): return or_reason(lambda path: CROPS.find(crop)(path, size), path)
+    sums, kept = {name: PixelSums.empty(256) for name in classes_of(table)}, {}
+    def load(path): return or_reason(lambda path: CROPS.find(crop)(path, 256), path)
     for start in range(0, len(table), 64):
         batch = table.iloc[start:start + 64]
-        for path, label, photo in zip(batch.path, batch.label, each_in_threads(load, list(batch.path))):
+        for path, label, photo in zip(batch.path, batch.label, each_in_threads(load, batch.path)):
             if isinstance(photo, str): continue # the reason
             sums[label].add(photo)
             if path in keep: kept[path] = photo
@@ -92,9 +92,8 @@ def plot_colours(
             if each.n: axes.plot(levels, each.levels[k] / 1e4 / each.n, color=colours[name], lw=1.4, label=name)
         axes.set_title(title, size=9)
         axes.set_yticks([])
-        axes.tick_params(labelsize=7)
+        leave_bare(axes)
         axes.set(xlim=(0, 255), ylim=(0, None))
-        axes.spines[['top', 'right', 'left']].set_visible(False)
     lines, names = figure.axes[0].get_legend_handles_labels()
     if lines: figure.legend(lines, names, loc='outside upper center', ncols=6, frameon=False, fontsize=8)
     return figure

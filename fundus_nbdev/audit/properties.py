@@ -12,6 +12,7 @@ __all__ = ['LUMINANCE_TABLE', 'PROPERTIES', 'CONTENT', 'WORDS', 'MEASURED_COLUMN
 # %% ../../nbs/09_audit/01_properties.ipynb #c5155b80
 from collections.abc import Callable
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 import time
 
@@ -29,11 +30,13 @@ from ..photos.photo import open_photo
 from ..core.parallel import each_in_threads, map_threads, or_reason
 
 # %% ../../nbs/09_audit/01_properties.ipynb #9a96c80d
-LUMINANCE_TABLE = sorted([ # of ITU-T T.81, table K.1
-    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
-    14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
-    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
-    49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99])
+def _luminance_table():
+    "Return the sorted steps of ITU-T T.81, table K.1: libjpeg writes them as they are at quality 50."
+    with BytesIO() as file:
+        Image.new('L', (8, 8)).save(file, 'JPEG', quality=50)
+        return sorted(getattr(Image.open(file), 'quantization')[0])
+
+LUMINANCE_TABLE = _luminance_table()
 
 def jpeg_quality(
     image:Image.Image, # an opened picture
@@ -50,7 +53,7 @@ def file_properties(
     path:str|Path, # a photo, or 'file.npz#123'
 )->dict: # file_kb, bits_per_pixel, jpeg_quality, width, height, aspect, camera; NaN and '' where a file doesn't say
     "Return what the file tells without its pixels."
-    if file_of(str(path)) != str(path) or not Path(path).is_file(): return {}
+    if not Path(path).is_file(): return {}
     n_bytes = Path(path).stat().st_size
     try:
         with Image.open(path) as image:
@@ -74,13 +77,13 @@ def frame_properties(
     border = rgb.max(2)[cv2.dilate(fov.mask.astype(np.uint8), disc) == 0]
     level = burnt_in = np.nan
     if fov.found and len(border) > .01 * height * width:
-        level = float(np.median(border))
-        burnt_in = float((border > level + 60).sum() / (height * width))
-    return {'field_share': float(fov.mask.mean()), 'field_width': 2 * fov.radius / width,
+        level = np.median(border)
+        burnt_in = (border > level + 60).sum() / (height * width)
+    return {'field_share': fov.mask.mean(), 'field_width': 2 * fov.radius / width,
             'border_level': level, 'burnt_in': burnt_in}
 
 # %% ../../nbs/09_audit/01_properties.ipynb #37824f0b
-PROPERTIES:dict[str, str] = { # property → in words, with its unit
+PROPERTIES = { # property → in words, with its unit
     'file_kb': 'file size (kB)',
     'bits_per_pixel': 'bits of the file per pixel',
     'jpeg_quality': 'JPEG quality (1–100)',
@@ -92,14 +95,14 @@ PROPERTIES:dict[str, str] = { # property → in words, with its unit
     'border_level': 'brightness of the border (0–255)',
     'burnt_in': 'writing on the border (share of the picture)',
     'camera': 'camera (EXIF)'}
-CONTENT:dict[str, str] = { # what else is measured of the retina → in words, with its unit
+CONTENT = { # what else is measured of the retina → in words, with its unit
     'red': 'red (mean, 0–255)',
     'green': 'green (mean, 0–255)',
     'blue': 'blue (mean, 0–255)',
     'content_kb': 'retina alone, compressed again (kB)'}
 
 # %% ../../nbs/09_audit/01_properties.ipynb #4cd5691f
-WORDS:dict[str, tuple[str, str]] = { # factor → in words, when it is low and when it is high
+WORDS = { # factor → in words, when it is low and when it is high
     'sharpness': ('low sharpness', 'high sharpness'),
     'brightness': ('dark', 'bright'),
     'evenness': ('uneven light', 'very even light'),
@@ -120,12 +123,12 @@ def content_properties(
     "Measure the colours of the retina, and the bytes that it needs."
     crop = crop_fov(rgb, 512, fov)
     inside = crop.any(2)
-    red, green, blue = map(float, crop[inside].mean(0) if inside.any() else np.zeros(3))
+    colours = crop[inside].mean(0) if inside.any() else np.zeros(3)
     jpeg = cv2.imencode('.jpg', crop[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-    return {'red': red, 'green': green, 'blue': blue, 'content_kb': len(jpeg) / 1000}
+    return dict(zip(CONTENT, [*colours, len(jpeg) / 1000]))
 
 # %% ../../nbs/09_audit/01_properties.ipynb #d64376c5
-MEASURED_COLUMNS:list[str] = [*PROPERTIES, *CONTENT, *FACTORS] # of `measure_table`
+MEASURED_COLUMNS = [*PROPERTIES, *CONTENT, *FACTORS] # of `measure_table`
 
 def measure_photo(
     path:str|Path, # a photo, or 'file.npz#123'
@@ -143,8 +146,7 @@ def _as_table(found, columns):
     "Return answers as a table, NaN where there is none, with the reasons beside it."
     rows = [{} if isinstance(answer, str) else answer for answer in found.values()]
     table = pd.DataFrame(rows, index=pd.Index(found, name='path', dtype=object), columns=columns)
-    numbers = [name for name in columns if name != 'camera']
-    table[numbers] = table[numbers].astype(float)
+    table = table.astype({name: float for name in columns if name != 'camera'})
     table.attrs['unreadable'] = {path: answer for path, answer in found.items() if isinstance(answer, str)}
     return table
 
@@ -207,6 +209,6 @@ def measure_table(
 
 def _keep(file, found):
     "Write what was measured; photographs that can't be read are tried again next time."
-    rows = {path: answer for path, answer in found.items() if not isinstance(answer, str)}
-    stamped = _as_table(rows, MEASURED_COLUMNS).assign(stamp=list(map(file_stamp, rows)))
-    write_whole(file, stamped.to_csv())
+    table = _as_table(found, MEASURED_COLUMNS)
+    kept = table.drop(list(table.attrs['unreadable']))
+    write_whole(file, kept.assign(stamp=kept.index.map(file_stamp)).to_csv())

@@ -11,11 +11,13 @@ __all__ = ['PROPERTY_WORDS', 'FROM_PICTURE', 'WAYS', 'LEVELS', 'VERDICTS', 'SHOR
            'find_shortcuts']
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #7fe60cee
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
+from scipy.special import ndtri
 
 from .cameras import name_cameras
 from .differences import OTHERS, pairs_to_ask
@@ -28,7 +30,7 @@ from ..evaluation.compare import holm
 from ..photos.factors import FACTORS
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #0c778d15
-PROPERTY_WORDS:dict[str, str] = PROPERTIES | { # property → in words
+PROPERTY_WORDS = PROPERTIES | { # property → in words
     'format': 'file format', 'camera': 'camera (EXIF, or by size and field)'}
 FROM_PICTURE = ( # properties that depend on what is shown
     'file_kb', 'bits_per_pixel', 'field_share', 'field_width', 'border_level', 'burnt_in')
@@ -45,25 +47,24 @@ def property_table(
     found = measures.loc[table.path, [name for name in PROPERTIES if name != 'camera']].reset_index(drop=True)
     found['format'] = [Path(file_of(path)).suffix.lower().lstrip('.').replace('jpeg', 'jpg') for path in table.path]
     found['camera'] = name_cameras(measures)[table.path].to_numpy()
-    own = table[list(columns)].reset_index(drop=True)
-    return pd.concat([found, own.rename(columns={name: f'{name} (table)' for name in own if name in found})], axis=1)
+    for name in columns: found[f'{name} (table)' if name in found else name] = table[name].to_numpy()
+    return found
 
 def content_scores(
     table:pd.DataFrame, # photo table
     measures:pd.DataFrame, # of `measure_table`
-)->np.ndarray: # (N,K), each column with mean 0 and deviation 1, by its ranks; 0 where unknown
+)->ndarray: # (N,K), each column with mean 0 and deviation 1, by its ranks; 0 where unknown
     "Return what the retina looks like, in numbers of one scale."
-    from scipy.special import ndtri
     shares = measures.loc[table.path, [*CONTENT, *FACTORS]].rank(pct=True) - .5 / len(table)
     return np.nan_to_num(ndtri(np.clip(shares.to_numpy(), 1e-6, 1 - 1e-6)))
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #42871dac
 def range_scores(
-    values:np.ndarray, # one number of each photograph, (n,)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
+    values:ndarray, # one number of each photograph, (n,)
+    positive:ndarray, # is it of the second class?, (n,), bool
     folds:list, # of `patient_folds`
-    weights:np.ndarray, # how much each photograph counts, (n,)
-)->np.ndarray: # chance of the second class, (n,)
+    weights:ndarray, # how much each photograph counts, (n,)
+)->ndarray: # chance of the second class, (n,)
     "Score photographs by a small tree that has not seen their patients."
     from sklearn.tree import DecisionTreeClassifier
     scores, x = np.full(len(values), .5), np.asarray(values, float)[:, None]
@@ -74,11 +75,11 @@ def range_scores(
     return scores
 
 def group_scores(
-    values:np.ndarray, # one word of each photograph, (n,)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
+    values:ndarray, # one word of each photograph, (n,)
+    positive:ndarray, # is it of the second class?, (n,), bool
     folds:list, # of `patient_folds`
-    weights:np.ndarray, # how much each photograph counts, (n,)
-)->np.ndarray: # share of the second class, (n,); drawn to the middle where a group is small
+    weights:ndarray, # how much each photograph counts, (n,)
+)->ndarray: # share of the second class, (n,); drawn to the middle where a group is small
     "Score photographs by the share of the second class among other patients' photographs of the same group."
     scores = np.zeros(len(values))
     for grown, judged in folds:
@@ -89,26 +90,26 @@ def group_scores(
     return scores
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #853dd724
-WAYS:dict[str, str] = { # how a property is asked → in words
+WAYS = { # how a property is asked → in words
     'size': 'by its size', 'ranges': 'in ranges', 'groups': 'by groups'}
 
 def property_scores(
-    values:np.ndarray, # property of each photograph, (n,)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
+    values:ndarray, # property of each photograph, (n,)
+    positive:ndarray, # is it of the second class?, (n,), bool
     folds:list, # of `patient_folds`
     way:str, # a key of `WAYS`
-    weights:np.ndarray, # how much each photograph counts, (n,)
-)->np.ndarray: # (n,), larger where the second class is likelier; by size: the values
+    weights:ndarray, # how much each photograph counts, (n,)
+)->ndarray: # (n,), larger where the second class is likelier; by size: the values
     "Return what a property says of each photograph."
     if way == 'size': return values.astype(float)
     return (range_scores if way == 'ranges' else group_scores)(values, positive, folds, weights)
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #c0206298
 def content_chances(
-    content:np.ndarray, # of `content_scores`, (n,K)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
+    content:ndarray, # of `content_scores`, (n,K)
+    positive:ndarray, # is it of the second class?, (n,), bool
     folds:list, # of `patient_folds`
-)->np.ndarray: # chance of the second class, were both as frequent, (n,), 0–1
+)->ndarray: # chance of the second class, were both as frequent, (n,), 0–1
     "Return what the retina alone says of the class."
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
@@ -117,31 +118,30 @@ def content_chances(
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #7fcabac8
 def overlap_weights(
-    chances:np.ndarray, # of `content_chances`, (n,)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
-)->np.ndarray: # (n,), 0–1
+    chances:ndarray, # of `content_chances`, (n,)
+    positive:ndarray, # is it of the second class?, (n,), bool
+)->ndarray: # (n,), 0–1
     "Return the weights by which the classes get the same content."
     return np.where(positive, 1 - chances, chances)
 
 def effective_number(
-    weights:np.ndarray, # (n,)
+    weights:ndarray, # (n,)
 )->float: # photographs
     "Return how many photographs of equal weight would say as much."
-    return float(weights.sum()**2 / max((weights**2).sum(), 1e-12))
+    return weights.sum()**2 / max((weights**2).sum(), 1e-12)
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #d5f6ecf9
-LEVELS:list[str] = ['content_kb', 'sharpness', 'brightness', 'fov_coverage'] # of the content: removed from a property
+LEVELS = ['content_kb', 'sharpness', 'brightness', 'fov_coverage'] # of the content: removed from a property
 _LEVEL_COLUMNS = [[*CONTENT, *FACTORS].index(name) for name in LEVELS]
 
 def remove_content(
-    values:np.ndarray, # property of each photograph, (n,)
-    levels:np.ndarray, # columns `LEVELS` of the content, (n,4)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
+    values:ndarray, # property of each photograph, (n,)
+    levels:ndarray, # columns `LEVELS` of the content, (n,4)
+    positive:ndarray, # is it of the second class?, (n,), bool
     folds:list, # of `patient_folds`
-    weights:np.ndarray, # how much each photograph counts, (n,)
-)->np.ndarray: # (n,)
+    weights:ndarray, # how much each photograph counts, (n,)
+)->ndarray: # (n,)
     "Return a property without what follows from the content within a class."
-    from scipy.special import ndtri
     ranks = pd.Series(values).rank().to_numpy()
     scores, rest = ndtri((ranks - .5) / len(ranks)), np.zeros(len(ranks))
     design = np.column_stack([levels, positive, np.ones(len(ranks))])
@@ -154,10 +154,10 @@ def remove_content(
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #10460463
 def weighted_auc(
-    values:np.ndarray, # (n,)
-    positive:np.ndarray, # is it of the second class?, (n,), bool
-    patients:np.ndarray, # (n,)
-    weights:np.ndarray, # how much each photograph counts, (n,)
+    values:ndarray, # (n,)
+    positive:ndarray, # is it of the second class?, (n,), bool
+    patients:ndarray, # (n,)
+    weights:ndarray, # how much each photograph counts, (n,)
     n_boot:int=2000, # resamples of the patients
     seed:int=0, # of the resamples
 )->tuple[float, float, float]: # AUC, lower and upper end of its 95 % interval; NaN where a class is empty
@@ -170,23 +170,21 @@ def weighted_auc(
         smaller = np.cumsum(first, 1) - first / 2 # ties count half
         with np.errstate(invalid='ignore', divide='ignore'):
             return ((second * smaller).sum(1) / (first.sum(1) * second.sum(1)))[:, None]
-    value, low, high = estimate(auc, ['auc'], group.max() + 1, n_boot, seed).loc['auc']
-    return value, low, high
+    return tuple(estimate(auc, ['auc'], group.max() + 1, n_boot, seed).loc['auc'])
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #3f3c32f8
-@dataclass(frozen=True, eq=False)
-class Pair:
+class Pair(NamedTuple):
     "Two classes, and what is needed to ask about them."
     first:str # class, or 'the others'
     second:str # class
-    rows:np.ndarray # of the table, (n,)
+    rows:ndarray # of the table, (n,)
     part:pd.DataFrame # label and patient of these rows
-    positive:np.ndarray # is it of the second class?, (n,), bool
-    content:np.ndarray # of `content_scores`, (n,K)
-    chances:np.ndarray # of `content_chances`, (n,)
+    positive:ndarray # is it of the second class?, (n,), bool
+    content:ndarray # of `content_scores`, (n,K)
+    chances:ndarray # of `content_chances`, (n,)
 
     @property
-    def weights(self)->np.ndarray: # (n,)
+    def weights(self)->ndarray: # (n,)
         "Return the weights by which the classes get the same content."
         return overlap_weights(self.chances, self.positive)
 
@@ -198,7 +196,7 @@ class Pair:
 
 def make_pair(
     table:pd.DataFrame, # photo table
-    content:np.ndarray, # of `content_scores`, (N,K)
+    content:ndarray, # of `content_scores`, (N,K)
     first:str, # class, or 'the others'
     second:str, # class
 )->Pair|None: # None where a class has too few patients
@@ -212,7 +210,7 @@ def make_pair(
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #f898621d
 def ask_property(
     pair:Pair, # two classes
-    values:np.ndarray, # property of the photographs of the pair, (n,): numbers or words
+    values:ndarray, # property of the photographs of the pair, (n,): numbers or words
     equal:bool=False, # among photographs of equal content?
     ways:tuple=tuple(WAYS), # ways to ask
 )->dict[str, tuple]: # way → scores, positive, patients, weights where the property is known; empty: nothing to ask
@@ -230,15 +228,14 @@ def ask_property(
     return found
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #50228739
-VERDICTS:tuple[str, ...] = ('shortcut', 'follows from the picture', 'no') # the worst first
+VERDICTS = ('shortcut', 'follows from the picture', 'no') # the worst first
 
 def comparable(
     answer:dict|pd.Series, # with property, way, n_equal
-    enough:float=5, # effective number of photographs of a class that can be compared
 )->bool:
-    "Return whether photographs of equal content decide: ranges of a size can't be freed of content."
+    "Return whether photographs of equal content decide: from five of a class on; ranges can't be freed of content."
     freed = answer['way'] != 'ranges' or answer['property'] not in FROM_PICTURE
-    return bool(answer['n_equal'] >= enough and freed)
+    return answer['n_equal'] >= 5 and freed
 
 def judge_property(
     answer:dict, # property, way, auc, low, p_holm; of equal content: equal_auc, equal_low, n_equal (NaN if not asked)
@@ -252,7 +249,7 @@ def judge_property(
     return 'shortcut' if beyond else 'follows from the picture'
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #5753724b
-SHORTCUT_COLUMNS:list[str] = [ # of `find_shortcuts`
+SHORTCUT_COLUMNS = [ # of `find_shortcuts`
     'property', 'verdict', 'first', 'second', 'way', 'larger_in', 'auc', 'low', 'high', 'p_holm', 'content_auc',
     'equal_auc', 'equal_low', 'equal_high', 'n_equal', 'n_first', 'n_second']
 

@@ -6,13 +6,15 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/09_audit/univariate.html.md"""
 
 # %% auto #0
 __all__ = ['SEPARATION_COLUMNS', 'auc_interval', 'rank_sum_p', 'patient_folds', 'check_columns', 'separate', 'clear',
-           'plot_separation']
+           'leave_bare', 'plot_separation']
 
 # %% ../../nbs/09_audit/02_univariate.ipynb #555285b8
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..core.errors import AuditError
@@ -23,23 +25,22 @@ from ..evaluation.scores import auc_and_precision, rank
 
 # %% ../../nbs/09_audit/02_univariate.ipynb #b65b40a9
 def auc_interval(
-    values:np.ndarray, # one number of each photograph, (n,)
-    positive:np.ndarray, # is the photograph of the second group?, (n,), bool
-    patients:np.ndarray, # (n,)
+    values:ndarray, # one number of each photograph, (n,)
+    positive:ndarray, # is the photograph of the second group?, (n,), bool
+    patients:ndarray, # (n,)
     n_boot:int=2000, # resamples of the patients
     seed:int=0, # of the resamples
 )->tuple[float, float, float]: # AUC, lower and upper end of its 95 % interval; NaN where a group is empty
     "Return the chance that a photograph of the second group has the larger value."
     group, ranking = pd.factorize(patients)[0], rank(values, positive)
     def auc(weights): return auc_and_precision(weights, group, ranking)[0][:, None]
-    value, low, high = estimate(auc, ['auc'], group.max() + 1, n_boot, seed).loc['auc']
-    return value, low, high
+    return tuple(estimate(auc, ['auc'], group.max() + 1, n_boot, seed).loc['auc'])
 
 # %% ../../nbs/09_audit/02_univariate.ipynb #818d5cd1
 def rank_sum_p(
-    values:np.ndarray, # one number of each photograph, (n,)
-    positive:np.ndarray, # is the photograph of the second group?, (n,), bool
-    patients:np.ndarray, # (n,)
+    values:ndarray, # one number of each photograph, (n,)
+    positive:ndarray, # is the photograph of the second group?, (n,), bool
+    patients:ndarray, # (n,)
 )->float: # two-sided; NaN where a group is empty
     "Return the p value of 'both groups have the same distribution', a patient as one observation."
     from scipy.stats import mannwhitneyu
@@ -68,7 +69,7 @@ def check_columns(
     values:pd.DataFrame|pd.Series, # (N,K)
     labels:list, # (N,)
     patients:list, # (N,)
-)->tuple[pd.DataFrame, np.ndarray, np.ndarray]: # values, (N,K), float; labels and patients, (N,)
+)->tuple[pd.DataFrame, ndarray, ndarray]: # values, (N,K), float; labels and patients, (N,)
     "Return numbers, labels and patients as they are needed; raise an AuditError where they don't fit together."
     if isinstance(values, pd.Series): values = values.to_frame(values.name or 'value')
     if words := [name for name in values if not pd.api.types.is_numeric_dtype(values[name])]:
@@ -79,7 +80,7 @@ def check_columns(
     return values.reset_index(drop=True).astype(float), np.array(labels, object), np.array(patients, object)
 
 # %% ../../nbs/09_audit/02_univariate.ipynb #1a8c5638
-SEPARATION_COLUMNS:list[str] = [ # of `separate`
+SEPARATION_COLUMNS = [ # of `separate`
     'name', 'first', 'second', 'n_first', 'n_second', 'auc', 'low', 'high', 'delta', 'p', 'p_holm']
 
 def separate(
@@ -88,23 +89,22 @@ def separate(
     patients:list, # (N,)
     pairs:list[tuple]|None=None, # of classes; None: every pair, in class order
     n_boot:int=2000, # resamples of the patients; 0: no intervals
-    seed:int=0, # of the resamples
 )->pd.DataFrame: # `SEPARATION_COLUMNS`; auc: chance that one of the second class has the larger value
     "Measure how well each number tells each pair of classes apart."
     numbers, label, patient = check_columns(values, labels, patients)
-    pairs = list(combinations(order_classes(set(label)), 2)) if pairs is None else pairs
-    rows = [[name, *pair, *_compare(numbers[name].to_numpy(), label, patient, pair, n_boot, seed)]
+    pairs = list(combinations(order_classes(label), 2)) if pairs is None else pairs
+    rows = [[name, *pair, *_compare(numbers[name].to_numpy(), label, patient, pair, n_boot)]
             for name in numbers for pair in pairs]
     result = pd.DataFrame(rows, columns=SEPARATION_COLUMNS[:-1])
     return result.assign(p_holm=holm(result['p']))
 
-def _compare(value, labels, patients, pair, n_boot, seed):
+def _compare(value, labels, patients, pair, n_boot):
     "Return n_first to p of one number and one pair."
-    known = pd.Series(labels).isin(pair).to_numpy() & ~np.isnan(value)
+    known = np.isin(labels, pair) & ~np.isnan(value)
     value, positive, patients = value[known], labels[known] == pair[1], patients[known]
     n = [(~positive).sum(), positive.sum()]
     if not all(n): return n + [np.nan] * 5
-    auc, low, high = auc_interval(value, positive, patients, n_boot, seed)
+    auc, low, high = auc_interval(value, positive, patients, n_boot)
     return [*n, auc, low, high, 2 * auc - 1, rank_sum_p(value, positive, patients)]
 
 # %% ../../nbs/09_audit/02_univariate.ipynb #f617f959
@@ -117,26 +117,31 @@ def clear(
     return table[sure].sort_values('delta', key=abs, ascending=False, kind='stable')
 
 # %% ../../nbs/09_audit/02_univariate.ipynb #291d3ac8
+def leave_bare(
+    axes:Axes, # one panel
+    size:int=7, # of the numbers
+)->None:
+    "Keep no line around a panel but the one below it."
+    axes.tick_params(labelsize=size)
+    axes.spines[['top', 'right', 'left']].set_visible(False)
+
 def plot_separation(
     table:pd.DataFrame, # of `separate`, of one pair of classes
     words:dict[str, str]|None=None, # name → as written beside its line; what is missing stays as it is
-    most:int=15, # lines
-    least:float=.6, # where being useful begins
 )->Figure:
-    "Plot AUCs with their intervals, the strongest first."
-    rows = table.dropna(subset=['auc']).sort_values('delta', key=abs, ascending=False, kind='stable').head(most)[::-1]
+    "Plot the fifteen strongest AUCs with their intervals, the strongest first."
+    rows = table.dropna(subset=['auc']).sort_values('delta', key=abs, ascending=False, kind='stable').head(15)[::-1]
     if len(rows[['first', 'second']].drop_duplicates()) != 1:
         raise AuditError('expected rows of one pair of classes: choose them by the columns first and second')
     figure = Figure((5.2, .8 + .24 * len(rows)), dpi=80, layout='constrained')
     axes, y = figure.subplots(), np.arange(len(rows))
-    axes.axvspan(1 - least, least, color='.93', lw=0)
+    axes.axvspan(.4, .6, color='.93', lw=0) # beyond it, a number is useful
     axes.axvline(.5, color='.6', lw=.8)
     axes.hlines(y, rows['low'], rows['high'], color='#2a78d6', lw=3, alpha=.45)
     axes.plot(rows['auc'], y, 'o', color='#1c5cab', ms=4.5)
     axes.set_yticks(y, [(words or {}).get(name, name.replace('_', ' ')) for name in rows['name']], fontsize=8)
     axes.set(xlim=(-.02, 1.02))
-    axes.tick_params(labelsize=8)
-    axes.spines[['top', 'right', 'left']].set_visible(False)
+    leave_bare(axes, 8)
     first, second = rows.iloc[0][['first', 'second']]
     axes.set_xlabel(f'AUC: larger in {first} ←   → larger in {second}', fontsize=8)
     return figure

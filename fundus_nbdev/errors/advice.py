@@ -9,10 +9,10 @@ __all__ = ['REMEDIES', 'Advice', 'advise_on_confusion', 'advise_on_numbers', 'ad
            'advise_on_changes', 'advise_on_rules', 'advise_on_training', 'advise', 'AdviceSection']
 
 # %% ../../nbs/10_errors/10_advice.ipynb #ff2d4f39
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
+from pandas import DataFrame
 
 from ..core.html import Section, section
 from ..core.text import counted, listed
@@ -22,8 +22,7 @@ from .study import Study
 from ..evaluation.predictions import classes_of_predictions, scored_part
 
 # %% ../../nbs/10_errors/10_advice.ipynb #d5948563
-@dataclass(frozen=True)
-class Advice:
+class Advice(NamedTuple):
     "What to do about one finding."
     finding:str # what was seen, with its number
     do:str # photographs, labels, or a change of the training
@@ -31,7 +30,7 @@ class Advice:
 
 # %% ../../nbs/10_errors/10_advice.ipynb #38ae02f5
 def advise_on_confusion(
-    predictions:pd.DataFrame, # prediction table
+    predictions:DataFrame, # prediction table
     least:float=1/3, # share of the mistakes; twice as much with two classes, which make only two kinds of mistake
 )->list[Advice]: # none where there is nothing to say
     "Advise on the most frequent mistake."
@@ -49,8 +48,8 @@ def advise_on_confusion(
 
 # %% ../../nbs/10_errors/10_advice.ipynb #8fa833ab
 def advise_on_numbers(
-    predictions:pd.DataFrame, # prediction table
-    table:pd.DataFrame, # photo table of the run
+    predictions:DataFrame, # prediction table
+    table:DataFrame, # photo table of the run
 )->list[Advice]: # none where there is nothing to say
     "Advise on a class that is rare, and recognised worst."
     part, classes = scored_part(predictions), classes_of_predictions(predictions)
@@ -99,7 +98,7 @@ def advise_on_faults(
                    f'{good} may be called bad more easily now.')]
 
 # %% ../../nbs/10_errors/10_advice.ipynb #7213e02e
-REMEDIES:dict[str, str] = { # change of `CHANGES` → what lets answers survive it
+REMEDIES = { # change of `CHANGES` → what lets answers survive it
     'resolution': 'Train at a size that every camera reaches: --set data.size=….',
     'width': 'Save photographs with the width and height that the camera gave them.',
     'jpeg': 'Save all photographs with one quality before training, and those in use likewise.',
@@ -119,8 +118,8 @@ def advise_on_changes(
 
 # %% ../../nbs/10_errors/10_advice.ipynb #a2a33c09
 def advise_on_rules(
-    metrics:pd.DataFrame, # of `evaluate`
-    baselines:pd.DataFrame, # rows: rules; columns: names of metrics
+    metrics:DataFrame, # of `evaluate`
+    baselines:DataFrame, # rows: rules; columns: names of metrics
 )->list[Advice]: # none where there is nothing to say
     "Advise on a rule whose macro AUC is as good as the network's."
     if not baselines.macro_auc.notna().any(): return []
@@ -136,7 +135,7 @@ def advise_on_rules(
 
 # %% ../../nbs/10_errors/10_advice.ipynb #5fa916f6
 def advise_on_training(
-    history:pd.DataFrame, # a row an epoch (and fold): epoch, train_loss, valid_loss
+    history:DataFrame, # a row an epoch (and fold): epoch, train_loss, valid_loss
 )->list[Advice]: # none where there is nothing to say
     "Advise on a loss that rises by a quarter over its least."
     networks = history.fold if 'fold' in history else np.zeros(len(history))

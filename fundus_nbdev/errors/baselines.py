@@ -12,7 +12,7 @@ __all__ = ['MAJORITY', 'FACTOR', 'BASELINE_METRICS', 'majority_baseline', 'facto
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from pandas import DataFrame, concat
 
 from ..audit.univariate import patient_folds
 from ..core.html import Section, section
@@ -23,8 +23,8 @@ from ..evaluation.predictions import prediction_table, scored_part
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #95306ad0
 def majority_baseline(
-    table:pd.DataFrame, # photo table with `split`
-)->pd.DataFrame: # prediction table of all photographs
+    table:DataFrame, # photo table with `split`
+)->DataFrame: # prediction table of all photographs
     "Answer each photograph with the shares of the classes in the training part."
     classes, trained = classes_of(table), table.label[table.split == 'train']
     shares = trained.value_counts(normalize=True).reindex(classes, fill_value=0).to_numpy()
@@ -41,8 +41,8 @@ def factor_model():
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #53d46a0a
 def best_factor(
-    table:pd.DataFrame, # training part of a photo table
-    factors:pd.DataFrame, # quality factors, one row for each row of the table
+    table:DataFrame, # training part of a photo table
+    factors:DataFrame, # quality factors, one row for each row of the table
 )->str: # column of `factors`
     "Choose the factor with the highest macro AUC, cross-validated over patients where there are enough of them."
     from sklearn.metrics import roc_auc_score
@@ -58,27 +58,26 @@ def best_factor(
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #6c36f7ad
 def factor_baseline(
-    table:pd.DataFrame, # photo table with `split`
-    factors:pd.DataFrame, # quality factors, one row for each row of the table; rows with NaN are left out
-)->tuple[pd.DataFrame, str]: # prediction table, and the factor that was chosen
+    table:DataFrame, # photo table with `split`
+    factors:DataFrame, # quality factors, one row for each row of the table; rows with NaN are left out
+)->tuple[DataFrame, str]: # prediction table, and the factor that was chosen
     "Answer by the best single quality factor, chosen and fitted on the training part."
     known = factors.notna().all(axis=1).to_numpy()
     table, factors = table[known].reset_index(drop=True), factors[known].reset_index(drop=True)
     train, classes = (table.split == 'train').to_numpy(), classes_of(table)
     name = best_factor(table[train], factors[train])
     model = factor_model().fit(factors.loc[train, [name]].to_numpy(), table.label[train])
-    order = [list(model.classes_).index(c) for c in classes]
-    p = model.predict_proba(factors[[name]].to_numpy())[:, order]
-    return prediction_table(table, classes, p), name
+    p = DataFrame(model.predict_proba(factors[[name]].to_numpy()), columns=model.classes_)
+    return prediction_table(table, classes, p[classes]), name
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #8b82480c
 MAJORITY, FACTOR = 'always the most frequent class', 'best single quality factor' # the rules
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #f129e192
 def baseline_answers(
-    splits:list[pd.DataFrame], # photo table with `split`, or one for each fold
-    factors:pd.DataFrame, # of `measure_factors`
-)->dict[str, pd.DataFrame]: # the rule → prediction table of the tested photographs (of those that were measured)
+    splits:list[DataFrame], # photo table with `split`, or one for each fold
+    factors:DataFrame, # of `measure_factors`
+)->dict[str, DataFrame]: # the rule → prediction table of the tested photographs (of those that were measured)
     "Answer by simple rules the photographs that the network is scored on."
     majority, by_factor, names = [], [], []
     for k, table in enumerate(splits):
@@ -89,28 +88,28 @@ def baseline_answers(
         answers, name = factor_baseline(measured, factors.loc[measured.path].reset_index(drop=True))
         by_factor.append(answers)
         names.append(name)
-    def tested(parts): return pd.concat([part[part.split == 'test'] for part in parts], ignore_index=True)
+    def tested(parts): return concat([part[part.split == 'test'] for part in parts], ignore_index=True)
     if not names: return {MAJORITY: tested(majority)}
     chosen = ', '.join(sorted(set(names), key=lambda name: -names.count(name)))
     return {MAJORITY: tested(majority), f'{FACTOR} ({chosen})': tested(by_factor)}
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #cfaf9547
-BASELINE_METRICS:tuple[str, ...] = ( # shown beside the network's
+BASELINE_METRICS = ( # shown beside the network's
     'accuracy', 'balanced_accuracy', 'macro_f1', 'macro_auc', 'quadratic_kappa')
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #e8c53738
 def baseline_table(
-    predictions:pd.DataFrame, # of the network
-    answers:dict[str, pd.DataFrame], # of `baseline_answers`
+    predictions:DataFrame, # of the network
+    answers:dict[str, DataFrame], # of `baseline_answers`
     n_boot:int=2000, # resamples of the patients
-)->pd.DataFrame: # index: rule; `BASELINE_METRICS`, and difference, low, high: the network's macro AUC less the rule's
+)->DataFrame: # index: rule; `BASELINE_METRICS`, and difference, low, high: the network's macro AUC less the rule's
     "Score simple rules, and how much more the network reaches."
     part, rows = scored_part(predictions), {}
     for rule, answer in answers.items():
         same = part[part.path.isin(answer.path)]
         gain = compare(same, answer, n_boot=n_boot).loc['macro_auc', ['difference', 'low', 'high']]
-        rows[rule] = pd.concat([evaluate(answer, n_boot=0).value[list(BASELINE_METRICS)], gain])
-    table = pd.DataFrame(rows).T
+        rows[rule] = concat([evaluate(answer, n_boot=0).value[list(BASELINE_METRICS)], gain])
+    table = DataFrame(rows).T
     table.attrs['within_folds'] = 'fold' in part
     return table
 
@@ -123,8 +122,8 @@ def metric_words(
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #52d400a2
 def compare_baselines(
-    metrics:pd.DataFrame, # of `evaluate`
-    baselines:pd.DataFrame, # of `baseline_table`; or rows: rules, columns: names of metrics
+    metrics:DataFrame, # of `evaluate`
+    baselines:DataFrame, # of `baseline_table`; or rows: rules, columns: names of metrics
 )->str: # one or two sentences
     "Say what the network adds to the best simple rule: by macro AUC, or else macro F1, or else the last metric."
     known = [c for c in baselines if baselines[c].notna().any() and c not in ('difference', 'low', 'high')]
@@ -156,13 +155,13 @@ class Baselines(Section):
         answers = baseline_answers(study.splits, study.factors)
         self.table = baseline_table(study.part, answers, study.n_boot)
 
-    def tables(self)->dict[str, pd.DataFrame]: return {'baselines': self.table.rename_axis('rule').reset_index()}
+    def tables(self)->dict[str, DataFrame]: return {'baselines': self.table.rename_axis('rule').reset_index()}
 
     def words(self)->list[str]: return [compare_baselines(self.study.metrics, self.table)]
 
     def values(self)->dict[str, Any]:
         rules = self.table[list(BASELINE_METRICS)] # the difference is said in words
         network = self.study.metrics.value.reindex(rules.columns).rename('this network').to_frame().T
-        cells = pd.concat([network, rules]).map(format_interval)
+        cells = concat([network, rules]).map(format_interval)
         rows = [{'name': name, 'cells': list(row)} for name, row in cells.iterrows()]
         return {'columns': [metric_words(c) for c in rules], 'rows': rows}

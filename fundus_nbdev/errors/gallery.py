@@ -19,7 +19,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
-import pandas as pd
+from numpy import ndarray
+from pandas import DataFrame, Series, concat
 import torch
 from torch import Tensor
 
@@ -36,7 +37,7 @@ from fundus_nbdev.errors.mistakes import (
     unusual,
     usual_ranges,
 )
-from .study import is_good
+from .study import Networks, is_good
 from ..evaluation.predictions import classes_of_predictions, scored_part
 from ..explain.gradcam import explaining
 from ..explain.layers import spatial_layers
@@ -55,7 +56,7 @@ def finest_up_to(
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #6b8131e6
 def class_numbers(
-    names:pd.DataFrame|list, # class names, (N,C): a DataFrame or nested list
+    names:DataFrame|list, # class names, (N,C): a DataFrame or nested list
     classes:list[str], # in the order of the network
 )->Tensor: # (N,C), int64
     "Replace names of classes by their places in the order."
@@ -68,8 +69,8 @@ def class_numbers(
 # %% ../../nbs/10_errors/04_gallery.ipynb #da9fba36
 def explain_photos(
     bundle:Bundle, # trained network
-    crops:np.ndarray|list[np.ndarray], # what it saw, N of (size,size,3), uint8 RGB
-    classes:pd.DataFrame|list, # class names to explain for each photo, (N,C): such as rows[['pred', 'label']]
+    crops:ndarray|list[ndarray], # what it saw, N of (size,size,3), uint8 RGB
+    classes:DataFrame|list, # class names to explain for each photo, (N,C): such as rows[['pred', 'label']]
     method:str='hirescam', # as for `grad_cam`
     bs:int=16, # photographs at once
 )->Tensor: # (N,C,h,w), raw scale, on the CPU
@@ -84,22 +85,20 @@ def explain_photos(
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #3d42afbb
 def explain_rows(
-    rows:pd.DataFrame, # of a prediction table
-    bundle:Bundle|dict[int, Bundle], # the network, or that of each fold
-    crop:Callable[[str], np.ndarray], # path → what the network saw, (size,size,3), uint8 RGB
+    rows:DataFrame, # of a prediction table
+    bundle:Networks, # the network, or that of each fold
+    crop:Callable[[str], ndarray], # path → what the network saw, (size,size,3), uint8 RGB
     columns:tuple[str, ...]=('pred', 'label'), # of the rows: the classes to explain, C
     method:str='hirescam', # as for `grad_cam`
-)->tuple[list[np.ndarray], list[Tensor]]: # in the order of the rows: what the network saw; its maps, (C,h,w), raw scale
+)->tuple[list[ndarray], list[Tensor]]: # in the order of the rows: what the network saw; its maps, (C,h,w), raw scale
     "Explain each photograph by the network that answered it."
-    photos:dict[int, np.ndarray] = {}
-    maps:dict[int, Tensor] = {}
+    photos, maps = [crop(path) for path in rows.path], {}
     networks = bundle if isinstance(bundle, dict) else {0: bundle}
-    folds = rows.fold if isinstance(bundle, dict) else pd.Series(0, rows.index)
-    for fold, part in rows.groupby(folds):
-        crops = [crop(path) for path in part.path]
-        photos |= zip(part.index, crops)
-        maps |= zip(part.index, explain_photos(networks[fold], crops, part[list(columns)], method=method))
-    return [photos[i] for i in rows.index], [maps[i] for i in rows.index]
+    folds = rows.fold if isinstance(bundle, dict) else Series(0, rows.index)
+    for fold, places in rows.groupby(folds).indices.items():
+        crops, classes = [photos[i] for i in places], rows.iloc[places][list(columns)]
+        maps.update(dict(zip(places, explain_photos(networks[fold], crops, classes, method=method))))
+    return photos, [maps[i] for i in range(len(rows))]
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #127761c3
 @dataclass(frozen=True, eq=False)
@@ -109,8 +108,8 @@ class Card:
     label:str # its class
     pred:str # the network's answer
     confidence:float # probability of the answer, 0–1
-    photo:np.ndarray # what the network saw, (size,size,3), uint8 RGB
-    overlays:dict[str, np.ndarray] = field(default_factory=dict) # class → photo with its map; the answer first
+    photo:ndarray # what the network saw, (size,size,3), uint8 RGB
+    overlays:dict[str, ndarray] = field(default_factory=dict) # class → photo with its map; the answer first
     flat:tuple[str, ...] = () # classes whose map shows no place more than another
     peaks:dict[str, float] = field(default_factory=dict) # class → largest value of its map, of the gallery's, 0–1
     factors:dict[str, float] = field(default_factory=dict) # measured quality factors; empty where not measured
@@ -129,17 +128,17 @@ class Card:
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #b61ffbff
 def make_card(
-    row:pd.Series, # of `select_mistakes`
-    photo:np.ndarray, # what the network saw, (size,size,3), uint8 RGB
+    row:Series, # of `select_mistakes`
+    photo:ndarray, # what the network saw, (size,size,3), uint8 RGB
     maps:Tensor, # of the answer and of the true class, (2,h,w), raw scale
     scale:float, # value in full colour, as of `shared_scale`
-    factors:pd.DataFrame|None=None, # of `measure_factors`, with the path of this row
-    ranges:pd.DataFrame|None=None, # of `factor_ranges`
+    factors:DataFrame|None=None, # of `measure_factors`, with the path of this row
+    ranges:DataFrame|None=None, # of `factor_ranges`
     top:float|None=None, # largest value of the gallery, > 0; None: not known
 )->Card:
     "Make a card from what was computed."
     by_class = {row.pred: maps[0], row.label: maps[1]}
-    measured = pd.Series(dtype=float)
+    measured = Series(dtype=float)
     if factors is not None and row.path in factors.index: measured = factors.loc[row.path].dropna()
     return Card(
         Path(row.path).name, row.label, row.pred, row.confidence, photo,
@@ -155,7 +154,7 @@ def largest_by_network(
     networks:list, # that explained it: number of its fold, say
 )->list[float]: # for each photograph
     "Find the largest value of all maps of the same network."
-    tops = pd.Series([shared_scale(map) for map in maps], dtype=float)
+    tops = Series([shared_scale(map) for map in maps], dtype=float)
     return tops.groupby(list(networks)).transform('max').tolist() if len(tops) else []
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #0e0f1e9a
@@ -166,19 +165,19 @@ class Gallery:
     title:str # in words
     total:int # photographs of this kind; `cards` may be fewer
     cards:tuple[Card, ...] # most confident first; right answers as a mix of the classes
-    ranges:pd.DataFrame|None = None # of `factor_ranges`: what is usual
+    ranges:DataFrame|None = None # of `factor_ranges`: what is usual
     positive:str = '' # class that the kinds speak of
     shared:bool = False # one colour scale for all photographs (of a network)?
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #9193ea4a
 def make_gallery(
-    predictions:pd.DataFrame, # prediction table
+    predictions:DataFrame, # prediction table
     kind:str, # a key of `MISTAKE_KINDS`
-    bundle:Bundle|dict[int, Bundle], # the network, or that of each fold
-    crop:Callable[[str], np.ndarray], # path → what the network saw, (size,size,3), uint8 RGB
+    bundle:Networks, # the network, or that of each fold
+    crop:Callable[[str], ndarray], # path → what the network saw, (size,size,3), uint8 RGB
     n:int=12, # cards at most
-    factors:pd.DataFrame|None=None, # of `measure_factors`; photos that are not in it get no factors
-    ranges:pd.DataFrame|None=None, # of `factor_ranges`
+    factors:DataFrame|None=None, # of `measure_factors`; photos that are not in it get no factors
+    ranges:DataFrame|None=None, # of `factor_ranges`
     shared:bool=False, # one colour scale for all photographs (of a network), or one for each
     method:str='hirescam', # as for `grad_cam`
 )->Gallery:
@@ -196,7 +195,7 @@ def make_gallery(
 # %% ../../nbs/10_errors/04_gallery.ipynb #3e6cf020
 def tiles(
     card:Card, # a photograph
-)->np.ndarray: # (size,W,3), uint8 RGB
+)->ndarray: # (size,W,3), uint8 RGB
     "Put the photograph and its maps side by side."
     white = np.full((len(card.photo), 3, 3), 255, np.uint8) # three columns between
     row = [card.photo]
@@ -239,18 +238,20 @@ def plot_gallery(
 # %% ../../nbs/10_errors/04_gallery.ipynb #766247b4
 def factor_strips(
     card:Card, # a photograph with its answer
-    ranges:pd.DataFrame|None=None, # of `factor_ranges`
+    ranges:DataFrame|None=None, # of `factor_ranges`
 )->list[dict]: # for the template: name, value, out (unusual?), and low, high, at: places on a strip, 0–100
     "Place the factors of a photograph on strips, each against its usual range."
-    names = [{'name': name.replace('_', ' '), 'value': f'{value:.2f}'} for name, value in card.factors.items()]
-    if ranges is None: return [strip | {'out': False, 'low': None, 'high': None, 'at': None} for strip in names]
-    outside = distance_outside(pd.Series(card.factors, dtype=float), ranges)
-    strips = []
-    for strip, (name, value) in zip(names, card.factors.items()):
-        low, high = ranges.loc[name, ['low', 'high']]
-        width = max(high - low, .002 * (FACTORS[name].high - FACTORS[name].low))
-        at = np.clip(((value - low) / width + 1.5) / 4, 0, 1)
-        strips.append(strip | {'out': outside[name] != 0, 'low': 37.5, 'high': 62.5, 'at': round(100 * at, 2)})
+    strips, measured = [], Series(card.factors, dtype=float)
+    outside = measured if ranges is None else distance_outside(measured, ranges)
+    for name, value in measured.items():
+        strip = {'name': name.replace('_', ' '), 'value': f'{value:.2f}',
+                 'out': False, 'low': None, 'high': None, 'at': None}
+        if ranges is not None:
+            low, high = ranges.loc[name, ['low', 'high']]
+            width = max(high - low, .002 * (FACTORS[name].high - FACTORS[name].low))
+            at = np.clip(((value - low) / width + 1.5) / 4, 0, 1)
+            strip |= {'out': outside[name] != 0, 'low': 37.5, 'high': 62.5, 'at': round(100 * at, 2)}
+        strips.append(strip)
     return strips
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #a873dec1
@@ -265,7 +266,7 @@ def describe_gallery(
 # %% ../../nbs/10_errors/04_gallery.ipynb #7f37b09f
 def card_values(
     card:Card, # a photograph with its answer
-    ranges:pd.DataFrame|None, # of `factor_ranges`
+    ranges:DataFrame|None, # of `factor_ranges`
 )->dict: # for the template
     "Write a card as text and pictures."
     def map_text(name):
@@ -291,7 +292,7 @@ def gallery_values(
             'cards': [card_values(card, gallery.ranges) for card in gallery.cards]}
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #7f70af68
-CAM_DESCRIPTIONS:dict[str, str] = { # explanation method → in words; others are called by their names
+CAM_DESCRIPTIONS = { # explanation method → in words; others are called by their names
     'hirescam': 'HiResCAM, a Grad-CAM whose gradients stay in their places',
     'gradcam': 'Grad-CAM', 'gradcam++': 'Grad-CAM++', 'layercam': 'LayerCAM', 'xgradcam': 'XGrad-CAM',
     'eigencam': 'Eigen-CAM', 'scorecam': 'Score-CAM', 'cam': 'CAM', 'sidu': 'SIDU'}
@@ -319,15 +320,15 @@ def how_to_read(
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #2f281860
 def add_shown(
-    factors:pd.DataFrame, # of `measure_factors`, for a sample
-    part:pd.DataFrame, # prediction table
+    factors:DataFrame, # of `measure_factors`, for a sample
+    part:DataFrame, # prediction table
     kinds:list[str], # of galleries
     n:int=12, # photographs in each gallery
-)->pd.DataFrame: # the same, and the rows of what is shown
+)->DataFrame: # the same, and the rows of what is shown
     "Measure the photographs of the galleries that are not in the sample."
     shown = [path for kind in kinds for path in select_mistakes(part, kind, n=n).path]
     missing = [path for path in shown if path not in factors.index]
-    return pd.concat([factors, measure_factors(missing)]) if missing else factors
+    return concat([factors, measure_factors(missing)]) if missing else factors
 
 # %% ../../nbs/10_errors/04_gallery.ipynb #19c3012e
 @section('mistakes')

@@ -10,8 +10,8 @@ __all__ = ['order_by_doubt', 'seeming', 'confident_joint', 'second_opinion', 'co
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #7377e4d4
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,8 @@ def order_by_doubt(
     suggestion = np.array(classes)[p.argmax(1)]
     table = part[['path', 'patient', 'label']].assign(suggestion=suggestion, p_label=own, p_suggestion=p.max(1))
     table = table.sort_values(['p_label', 'path'], ignore_index=True)
-    return table.assign(rank=table.index + 1)[['rank', *table]]
+    table.insert(0, 'rank', table.index + 1)
+    return table
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #fcac84ff
 def seeming(
@@ -132,8 +133,7 @@ def contact_sheet(
                        columns, 1.6, 110)
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #53fcb6de
-@dataclass(frozen=True, eq=False)
-class Review:
+class Review(NamedTuple):
     "What a review found."
     order:pd.DataFrame # of `order_by_doubt`, with corrected and note
     joint:pd.DataFrame # of `confident_joint`
@@ -147,7 +147,7 @@ def describe_contradictions(
 )->str: # two sentences
     "Say how many labels are contradicted, and what that means."
     seems = seeming(predictions)
-    n = ((seems != scored_part(predictions)['label']) & (seems != '')).sum()
+    n = ((seems != predictions.label) & (seems != '')).sum()
     if not n:
         return (f'None of {len(seems):,} labels is contradicted. '
                 'The order below still shows where a second look is worth most.')

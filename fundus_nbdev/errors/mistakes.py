@@ -10,7 +10,7 @@ __all__ = ['MISTAKE_KINDS', 'is_of_kind', 'balanced_draw', 'select_mistakes', 's
 
 # %% ../../nbs/10_errors/03_mistakes.ipynb #4714310a
 import numpy as np
-import pandas as pd
+from pandas import DataFrame, Series
 
 from ..audit.properties import WORDS
 from ..core.errors import ReportError
@@ -19,7 +19,7 @@ from ..evaluation.predictions import classes_of_predictions, probabilities, scor
 from ..photos.factors import FACTORS
 
 # %% ../../nbs/10_errors/03_mistakes.ipynb #3ec97448
-MISTAKE_KINDS:dict[str, tuple[str, str]] = { # kind of gallery → its title, and what its photographs are
+MISTAKE_KINDS = { # kind of gallery → its title, and what its photographs are
     'false_positive': (
         'Called {positive}, but of another class',
         'The dangerous kind: a photograph is passed that should not be. Most confident first.'),
@@ -35,22 +35,22 @@ MISTAKE_KINDS:dict[str, tuple[str, str]] = { # kind of gallery → its title, an
 
 # %% ../../nbs/10_errors/03_mistakes.ipynb #0411b4dd
 def is_of_kind(
-    part:pd.DataFrame, # rows of a prediction table
+    part:DataFrame, # rows of a prediction table
     kind:str, # a key of `MISTAKE_KINDS`
     positive:str, # the class that the kinds speak of
-)->pd.Series: # bool, one for each row
+)->Series: # bool, one for each row
     "Tell which rows are of a kind."
     right, called, true = part.label == part.pred, part.pred == positive, part.label == positive
     masks = {'false_positive': called & ~true, 'false_negative': true & ~called, 'other': ~right & ~called & ~true,
-             'wrong': ~right, 'unsure': pd.Series(True, part.index), 'right': right}
+             'wrong': ~right, 'unsure': Series(True, part.index), 'right': right}
     return masks[kind]
 
 # %% ../../nbs/10_errors/03_mistakes.ipynb #25494349
 def balanced_draw(
-    rows:pd.DataFrame, # of a prediction table
+    rows:DataFrame, # of a prediction table
     classes:list[str], # in order
     seed:int=0, # of the draw
-)->pd.DataFrame: # all rows: first one of each class, then a second of each, …
+)->DataFrame: # all rows: first one of each class, then a second of each, …
     "Shuffle rows so that every beginning is a fair mix of the classes."
     drawn = rows.sort_values('path').sample(frac=1, random_state=seed)
     turn, place = drawn.groupby('label').cumcount(), drawn.label.map(classes.index)
@@ -58,12 +58,12 @@ def balanced_draw(
 
 # %% ../../nbs/10_errors/03_mistakes.ipynb #161d49f1
 def select_mistakes(
-    predictions:pd.DataFrame, # prediction table
+    predictions:DataFrame, # prediction table
     kind:str, # a key of `MISTAKE_KINDS`
     positive:str|None=None, # class that the kinds speak of; None: the first one
     n:int=12, # rows at most
     split:str|list|None=None, # part to look at, as for `scored_part`
-)->pd.DataFrame: # rows of the table and `confidence`, the probability of the answer; index 0…
+)->DataFrame: # rows of the table and `confidence`, the probability of the answer; index 0…
     "Select the most confident mistakes, the least sure answers, or a mix of right answers."
     part = scored_part(predictions, split)
     classes = classes_of_predictions(part)
@@ -91,8 +91,8 @@ def shown_kinds(
 
 # %% ../../nbs/10_errors/03_mistakes.ipynb #805b00f5
 def factor_ranges(
-    factors:pd.DataFrame, # of `measure_factors`: the reference, such as the Good photographs of the training part
-)->pd.DataFrame: # index: factor; columns low, middle, high
+    factors:DataFrame, # of `measure_factors`: the reference, such as the Good photographs of the training part
+)->DataFrame: # index: factor; columns low, middle, high
     "Compute the usual range of each factor: from its 5th to its 95th percentile."
     readable = factors.dropna(how='all')
     if not len(readable):
@@ -102,9 +102,9 @@ def factor_ranges(
 
 # %% ../../nbs/10_errors/03_mistakes.ipynb #43fd33d1
 def usual_ranges(
-    predictions:pd.DataFrame, # prediction table of a training
-    factors:pd.DataFrame, # of `measure_factors`
-)->pd.DataFrame|None: # of `factor_ranges`; None where nothing was measured
+    predictions:DataFrame, # prediction table of a training
+    factors:DataFrame, # of `measure_factors`
+)->DataFrame|None: # of `factor_ranges`; None where nothing was measured
     "Compute what is usual in the first class, on its training photographs where there are any."
     first = predictions[predictions.label == classes_of_predictions(predictions)[0]]
     trained = first[first.split == 'train'] if 'split' in first else first.head(0)
@@ -114,20 +114,20 @@ def usual_ranges(
 
 # %% ../../nbs/10_errors/03_mistakes.ipynb #e3d0e3df
 def distance_outside(
-    factors:pd.Series, # values of one photo, by factor
-    ranges:pd.DataFrame, # of `factor_ranges`
-)->pd.Series: # by factor; 0: usual, -1: below by the width of the range, 2: above by twice the width
+    factors:Series, # values of one photo, by factor
+    ranges:DataFrame, # of `factor_ranges`
+)->Series: # by factor; 0: usual, -1: below by the width of the range, 2: above by twice the width
     "Compute how far each factor lies outside its usual range."
     values, names = factors.reindex(ranges.index).astype(float), ranges.index
-    slack = pd.Series({name: .002 * (FACTORS[name].high - FACTORS[name].low) for name in names})
+    slack = Series({name: .002 * (FACTORS[name].high - FACTORS[name].low) for name in names})
     above = (values - ranges.high - slack).clip(lower=0)
     below = (values - ranges.low + slack).clip(upper=0)
     return (above + below) / (ranges.high - ranges.low + slack)
 
 # %% ../../nbs/10_errors/03_mistakes.ipynb #e2ea65ea
 def unusual(
-    factors:pd.Series, # values of one photo, by factor: a row of `measure_factors`
-    ranges:pd.DataFrame, # of `factor_ranges`
+    factors:Series, # values of one photo, by factor: a row of `measure_factors`
+    ranges:DataFrame, # of `factor_ranges`
     most:int=4, # phrases at most
 )->list[str]: # phrases of `WORDS`, the most unusual first; empty where all is usual or nothing is known
     "Say what is unusual about a photograph."

@@ -8,11 +8,12 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/10_errors/places.html.md"""
 __all__ = ['read_field', 'local_factors', 'Places', 'average_places', 'measure_places']
 
 # %% ../../nbs/10_errors/05_places.ipynb #2c009704
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from ..photos.factors import edge_strength
 from ..photos.field_of_view import crop_fov, crop_mask, find_fov
@@ -21,17 +22,19 @@ from ..photos.photo import open_photo
 # %% ../../nbs/10_errors/05_places.ipynb #f892443a
 def read_field(
     path:str|Path, # a photo
-)->tuple[np.ndarray, np.ndarray]: # square around the field of view, (512,512,3), uint8; its mask, (512,512), bool
-    "Open a photograph and find its field of view, as quality factors are measured on."
-    rgb = open_photo(path, 768)
+    size:int=512, # side of the square, px
+    least:int=768, # shortest side needed, px, as for `open_photo`
+)->tuple[ndarray, ndarray]: # square around the field of view, (size,size,3), uint8; its mask, (size,size), bool
+    "Open a photograph and find its field of view; as it stands, as quality factors are measured on."
+    rgb = open_photo(path, least)
     fov = find_fov(rgb)
-    return crop_fov(rgb, 512, fov), crop_mask(fov, 512) > 0
+    return crop_fov(rgb, size, fov), crop_mask(fov, size) > 0
 
 # %% ../../nbs/10_errors/05_places.ipynb #2b4271a8
 def local_factors(
-    photo:np.ndarray, # square around the field of view, (512,512,3), uint8 RGB
-    inside:np.ndarray, # where the retina is imaged, (512,512), bool
-)->dict[str, np.ndarray]: # factor → its value at each pixel, (512,512), float32
+    photo:ndarray, # square around the field of view, (512,512,3), uint8 RGB
+    inside:ndarray, # where the retina is imaged, (512,512), bool
+)->dict[str, ndarray]: # factor → its value at each pixel, (512,512), float32
     "Compute, pixel by pixel, what some of the quality factors average."
     green, weight = photo[..., 1].astype(np.float32), inside.astype(np.float32)
     blurred_weight = np.maximum(cv2.GaussianBlur(weight, (0, 0), 32), .01)
@@ -43,19 +46,18 @@ def local_factors(
             'vessel_contrast': depth / np.maximum(slow, 4)}
 
 # %% ../../nbs/10_errors/05_places.ipynb #dfbb1bba
-@dataclass(frozen=True, eq=False)
-class Places:
+class Places(NamedTuple):
     "What is known of each place of a map, without the network."
-    covered:np.ndarray # share of the place inside the field of view, (h,w), 0–1
-    factors:dict[str, np.ndarray] # factor → mean at each place, (h,w); NaN outside
+    covered:ndarray # share of the place inside the field of view, (h,w), 0–1
+    factors:dict[str, ndarray] # factor → mean at each place, (h,w); NaN outside
 
 # %% ../../nbs/10_errors/05_places.ipynb #61f9decb
 def average_places(
-    values:np.ndarray, # of each pixel, (H,W)
+    values:ndarray, # of each pixel, (H,W)
     shape:tuple[int, int], # (h,w), of a map
-)->np.ndarray: # (h,w), float32
+)->ndarray: # (h,w), float32
     "Average pixels over the places of a map."
-    return cv2.resize(values.astype(np.float32), tuple(shape)[::-1], interpolation=cv2.INTER_AREA)
+    return cv2.resize(values.astype(np.float32), shape[::-1], interpolation=cv2.INTER_AREA)
 
 # %% ../../nbs/10_errors/05_places.ipynb #6ecfe4dd
 def measure_places(

@@ -11,13 +11,14 @@ __all__ = ['CURVE_SEVERITIES', 'CHANGES', 'degraded', 'changed', 'answer_variant
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #72b07349
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
-import pandas as pd
+from numpy import ndarray
+from pandas import DataFrame, Series, concat
 
 from ..core.errors import PhotoError, ReportError
 from ..core.html import Section, section
@@ -26,13 +27,14 @@ from ..data.photo_table import order_classes
 from .mistakes import balanced_draw
 from ..evaluation.bootstrap import mean_interval
 from ..evaluation.curve_figures import class_style
-from ..models.bundle import Bundle
-from ..photos.field_of_view import crop_fov, crop_mask, find_fov
+from .study import Networks
+from .places import read_field
+from ..photos.field_of_view import crop_fov
 from ..photos.photo import open_photo
-from ..synth.degradations import DEGRADATIONS, degrade
+from ..synth.degradations import DEGRADATIONS, degrade, save_again
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #a9f21566
-CURVE_SEVERITIES:tuple[float, ...] = (.15, .3, .45, .6, .8, 1.) # of the curves; 0 is the photograph as it is
+CURVE_SEVERITIES = (.15, .3, .45, .6, .8, 1.) # of the curves; 0 is the photograph as it is
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #9447ed0c
 def degraded(
@@ -40,12 +42,9 @@ def degraded(
     size:int, # that the network sees, px
     kinds:Collection[str]=DEGRADATIONS, # names of degradations
     severities:tuple[float, ...]=CURVE_SEVERITIES, # above 0, at most 1
-)->dict[tuple, np.ndarray]: # (kind, severity) → (size,size,3), uint8; ('', 0) is the photograph itself
+)->dict[tuple, ndarray]: # (kind, severity) → (size,size,3), uint8; ('', 0) is the photograph itself
     "Degrade one photograph in every way."
-    rgb = open_photo(path, 2 * size)
-    fov = find_fov(rgb)
-    plain = crop_fov(rgb, size, fov)
-    mask = crop_mask(fov, size) > 0
+    plain, mask = read_field(path, size, 2 * size)
     variants = {(kind, s): degrade(plain, kind, s, fov=mask).rgb for kind in kinds for s in severities}
     return {('', 0.): plain} | variants
 
@@ -59,10 +58,6 @@ def _rotate(rgb, degrees):
     height, width = rgb.shape[:2]
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
     return cv2.warpAffine(rgb, turn, (width, height), flags=cv2.INTER_CUBIC)
-
-def _jpeg(rgb, quality):
-    file = cv2.imencode('.jpg', rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
-    return np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR))[..., ::-1]
 
 def _smaller(rgb, side):
     longer = max(rgb.shape[:2])
@@ -78,7 +73,7 @@ def _dim(rgb, factor): return np.clip(rgb * factor, 0, 255).astype(np.uint8)
 CHANGES:dict[str, tuple[Callable, tuple, str]] = { # name → change of a photo by a level, levels (mild first), words
     'resolution': (_smaller, (512, 384, 256, 192, 128), 'longer side {} px'),
     'width': (_stretch, (1.05, 1.1, 1.2, 1.4), 'stretched {}-fold'),
-    'jpeg': (_jpeg, (90, 75, 50, 30, 15), 'saved with quality {}'),
+    'jpeg': (save_again, (90, 75, 50, 30, 15), 'saved with quality {}'),
     'mirror': (_mirror, ('left–right', 'top–bottom'), '{}'),
     'rotation': (_rotate, (2, 5, 10, 20), 'turned by {}°'),
     'brightness': (_dim, (.95, .9, .8, .7), 'times {}')}
@@ -87,10 +82,10 @@ CHANGES:dict[str, tuple[Callable, tuple, str]] = { # name → change of a photo 
 def changed(
     path:str, # a photo
     size:int, # that the network sees, px
-)->dict[tuple, np.ndarray]: # (change, level) → (size,size,3), uint8; ('', 0) is the photograph itself
+)->dict[tuple, ndarray]: # (change, level) → (size,size,3), uint8; ('', 0) is the photograph itself
     "Change one photograph in every way that should not matter."
     rgb = open_photo(path, 768)
-    variants:dict[tuple, np.ndarray] = {('', 0.): rgb}
+    variants:dict[tuple, ndarray] = {('', 0.): rgb}
     for name, (change, levels, _) in CHANGES.items():
         variants |= {(name, level): change(rgb, level) for level in levels}
     return {key: crop_fov(np.ascontiguousarray(photo), size) for key, photo in variants.items()}
@@ -100,20 +95,20 @@ def _answers(row, variants, bundle):
     "Answer all variants of one photograph."
     p, classes = bundle.probabilities(np.stack(list(variants.values()))), bundle.info.classes
     own = p[0].argmax() # as it is answered here
-    levels = pd.Series([level for _, level in variants], dtype=object)
-    return pd.DataFrame({
+    kinds, levels = zip(*variants)
+    return DataFrame({
         'path': row['path'], 'patient': row['patient'], 'label': row['label'],
-        'kind': [kind for kind, _ in variants], 'level': levels,
+        'kind': kinds, 'level': Series(levels, dtype=object),
         'pred': np.array(classes)[p.argmax(1)], 'first': classes[own],
         'p_label': p[:, classes.index(row['label'])], 'p_answer': p[:, own]})
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #eea6c328
 def answer_variants(
-    rows:pd.DataFrame, # of a prediction table
-    network:Bundle|dict[int, Bundle], # the network, or that of each fold
+    rows:DataFrame, # of a prediction table
+    network:Networks, # the network, or that of each fold
     vary:Callable, # path, size → dict of variants, such as `degraded`
     progress:Callable|None=None, # called with (photographs done, all photographs)
-)->pd.DataFrame: # columns path, patient, label, kind, level, pred, first (answer to the original), p_label, p_answer
+)->DataFrame: # columns path, patient, label, kind, level, pred, first (answer to the original), p_label, p_answer
     "Let a network answer every variant; `attrs['unreadable']` says which photographs can't be read."
     def of(row): return network[row['fold']] if isinstance(network, dict) else network
     def draw(row):
@@ -127,14 +122,14 @@ def answer_variants(
             else: found.append(_answers(row, variants, of(row)))
         if progress: progress(start + len(some), len(photos))
     if not found: raise ReportError(f'none of {len(photos)} photographs could be read: expected at least one')
-    table = pd.concat(found, ignore_index=True)
+    table = concat(found, ignore_index=True)
     table.attrs['unreadable'] = unreadable
     return table
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #ac8ea03d
 def degradation_curves(
-    answers:pd.DataFrame, # of `answer_variants` with `degraded`; only those whose original is answered rightly count
-)->pd.DataFrame: # columns label, kind, severity, n, right, low, high, p_label; severity 0 is there for every kind
+    answers:DataFrame, # of `answer_variants` with `degraded`; only those whose original is answered rightly count
+)->DataFrame: # columns label, kind, severity, n, right, low, high, p_label; severity 0 is there for every kind
     "Follow the right answers as severity rises, class by class and kind by kind."
     rows = []
     for label, part in answers[answers['first'] == answers.label].groupby('label', sort=False):
@@ -143,12 +138,12 @@ def degradation_curves(
             for severity, some in ladder.groupby(ladder.level.astype(float)):
                 right = mean_interval(some.pred == some.label, some.patient, 1000) # resamples
                 rows.append([label, kind, severity, len(some), *right, some.p_label.mean()])
-    return pd.DataFrame(rows, columns=['label', 'kind', 'severity', 'n', 'right', 'low', 'high', 'p_label'])
+    return DataFrame(rows, columns=['label', 'kind', 'severity', 'n', 'right', 'low', 'high', 'p_label'])
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #f0c6eede
 def breaking_severity(
-    severity:np.ndarray, # rising, (n,)
-    right:np.ndarray, # share of right answers at each, (n,)
+    severity:ndarray, # rising, (n,)
+    right:ndarray, # share of right answers at each, (n,)
 )->float: # NaN where the share never falls below one half
     "Find where the share of right answers falls below one half, on a line between two severities."
     below = np.flatnonzero(right < .5)
@@ -160,19 +155,19 @@ def breaking_severity(
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #8e83cf76
 def breaking_points(
-    curves:pd.DataFrame, # of `degradation_curves`
-)->pd.DataFrame: # columns label, kind, n, breaks (severity, NaN: never), at_worst (share still right at severity 1)
+    curves:DataFrame, # of `degradation_curves`
+)->DataFrame: # columns label, kind, n, breaks (severity, NaN: never), at_worst (share still right at severity 1)
     "Find at which severity right answers break, class by class and kind by kind."
     rows = []
     for (label, kind), part in curves.groupby(['label', 'kind'], sort=False):
         breaks = breaking_severity(part.severity.to_numpy(), part.right.to_numpy())
         rows.append([label, kind, part.n.max(), breaks, part.right.iloc[-1]])
-    return pd.DataFrame(rows, columns=['label', 'kind', 'n', 'breaks', 'at_worst'])
+    return DataFrame(rows, columns=['label', 'kind', 'n', 'breaks', 'at_worst'])
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #ed26c03d
 def stability_table(
-    answers:pd.DataFrame, # of `answer_variants` with `changed`
-)->pd.DataFrame: # columns change, level, words, n, same, low, high, moved (mean change of the answer's probability)
+    answers:DataFrame, # of `answer_variants` with `changed`
+)->DataFrame: # columns change, level, words, n, same, low, high, moved (mean change of the answer's probability)
     "Measure which changes move an answer."
     plain = answers[answers.kind == ''].set_index('path')['p_answer']
     rows = []
@@ -183,12 +178,12 @@ def stability_table(
             moved = np.abs(some.p_answer.to_numpy() - plain.reindex(some.path).to_numpy()).mean()
             same = mean_interval(some.pred == some['first'], some.patient, 1000) # resamples
             rows.append([name, level, words.format(level), len(some), *same, moved])
-    return pd.DataFrame(rows, columns=['change', 'level', 'words', 'n', 'same', 'low', 'high', 'moved'])
+    return DataFrame(rows, columns=['change', 'level', 'words', 'n', 'same', 'low', 'high', 'moved'])
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #2b284862
 def limits(
-    table:pd.DataFrame, # of `stability_table`
-)->pd.DataFrame: # index: change; columns holds, breaks (words of the levels, '' for none), same (share at breaks)
+    table:DataFrame, # of `stability_table`
+)->DataFrame: # index: change; columns holds, breaks (words of the levels, '' for none), same (share at breaks)
     "Return the last level of each change at which 95 of 100 answers stay, and the first at which they do not."
     rows = {}
     for name, part in table.groupby('change', sort=False):
@@ -197,12 +192,12 @@ def limits(
         k = fails[0] if len(fails) else len(part)
         rows[name] = {'holds': words[k - 1] if k else '', 'breaks': words[k] if k < len(part) else '',
                       'same': same[min(k, len(part) - 1)]}
-    return pd.DataFrame(rows).T
+    return DataFrame(rows).T
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #fbfa3c24
 def draw_curves(
     axes:Axes, # one panel
-    curves:pd.DataFrame, # of `degradation_curves`, of one kind
+    curves:DataFrame, # of `degradation_curves`, of one kind
     styles:dict[str, dict], # class → colour and line
 )->None:
     "Draw the curves of one kind of degradation."
@@ -219,11 +214,11 @@ def draw_curves(
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #c6dbed2f
 def plot_degradation(
-    curves:pd.DataFrame, # of `degradation_curves`
+    curves:DataFrame, # of `degradation_curves`
     classes:list[str]|None=None, # all classes in order, so that each has its colour; None: those of the curves
 )->Figure:
     "Draw the share of right answers against severity, kind by kind."
-    kinds, labels = list(curves.kind.unique()), order_classes(set(curves.label))
+    kinds, labels = curves.kind.unique(), order_classes(curves.label)
     columns = min(4, len(kinds)) # panels in a row
     rows = -(-len(kinds) // columns)
     figure = Figure((1.75 * columns, 1.5 * rows + .35), dpi=80, layout='constrained')
@@ -239,17 +234,16 @@ def plot_degradation(
     return figure
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #abd8a012
-@dataclass(frozen=True, eq=False)
-class Stability:
+class Stability(NamedTuple):
     "Which changes answers survive."
-    curves:pd.DataFrame # of `degradation_curves`
-    points:pd.DataFrame # of `breaking_points`
-    table:pd.DataFrame # of `stability_table`
+    curves:DataFrame # of `degradation_curves`
+    points:DataFrame # of `breaking_points`
+    table:DataFrame # of `stability_table`
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #0a9a464a
 def measure_stability(
-    part:pd.DataFrame, # rows of a prediction table: the scored part
-    network:Bundle|dict[int, Bundle], # the network, or that of each fold
+    part:DataFrame, # rows of a prediction table: the scored part
+    network:Networks, # the network, or that of each fold
     n:int=40, # photographs
     seed:int=0, # of the draw
     progress:Callable|None=None, # called with (photographs done, all photographs)
@@ -267,7 +261,7 @@ def measure_stability(
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #32b4423b
 def describe_degradation(
-    points:pd.DataFrame, # of `breaking_points`
+    points:DataFrame, # of `breaking_points`
     good:str, # the class fit to diagnose from
 )->list[str]: # sentences
     "Say which degradations break a right answer, and which are not noticed."
@@ -289,7 +283,7 @@ def describe_degradation(
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #585ef83e
 def describe_changes(
-    table:pd.DataFrame, # of `stability_table`
+    table:DataFrame, # of `stability_table`
 )->str: # a sentence
     "Say which changes that should not matter move an answer."
     moved = limits(table).query('breaks != ""')
@@ -317,7 +311,7 @@ class Robustness(Section):
                 study.part, study.network, study.n_stability, study.recipe.seed, progress)
         self.shown = self.stability is not None
 
-    def tables(self)->dict[str, pd.DataFrame]:
+    def tables(self)->dict[str, DataFrame]:
         if not self.stability: return {}
         return {'degradation': self.stability.curves, 'stability': self.stability.table}
 

@@ -11,11 +11,11 @@ __all__ = ['LOCATION_MEASURES', 'PLACE_DESCRIPTIONS', 'share_inside', 'distance_
            'location_rows', 'sample_answers', 'SaliencyLocation']
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #b52144dc
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from numpy import ndarray
+from pandas import DataFrame, Series, concat
 from scipy.stats import rankdata
 import torch
 
@@ -31,8 +31,8 @@ from ..explain.overlay import is_flat
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #ad27b737
 def share_inside(
-    map:np.ndarray, # (h,w); negative values count as none
-    covered:np.ndarray, # share of each place inside the field of view, (h,w), 0–1
+    map:ndarray, # (h,w); negative values count as none
+    covered:ndarray, # share of each place inside the field of view, (h,w), 0–1
 )->tuple[float, float]: # share of the map's sum that lies inside, 0–1; the same of an even map
     "Compute how much of a map lies in the retina, and how much would by chance."
     weight = np.clip(map, 0, None)
@@ -40,8 +40,8 @@ def share_inside(
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #7b472edc
 def distance_from_centre(
-    map:np.ndarray, # (h,w); negative values count as none
-    covered:np.ndarray, # share of each place inside the field of view, (h,w), 0–1
+    map:ndarray, # (h,w); negative values count as none
+    covered:ndarray, # share of each place inside the field of view, (h,w), 0–1
 )->tuple[float, float]: # mean distance of what lies inside, in radii of the field, 0–1; the same of an even map
     "Compute how far from the middle a map lies, and how far it would by chance."
     y, x = (2 * (np.indices(map.shape).T + .5) / map.shape[::-1] - 1).T
@@ -51,8 +51,8 @@ def distance_from_centre(
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #052042b0
 def correlate_ranks(
-    map:np.ndarray, # (h,w)
-    factor:np.ndarray, # at the same places, (h,w); NaN where unknown
+    map:ndarray, # (h,w)
+    factor:ndarray, # at the same places, (h,w); NaN where unknown
 )->float: # Spearman's, -1–1; NaN where either is the same everywhere
     "Correlate the ranks of a map with those of a factor."
     known = ~np.isnan(factor)
@@ -62,7 +62,7 @@ def correlate_ranks(
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #98cd7545
 def correlation_by_chance(
-    map:np.ndarray, # (h,w)
+    map:ndarray, # (h,w)
     others:list[Places], # other photographs
     name:str, # of the factor
 )->float: # mean rank correlation; NaN without others
@@ -71,13 +71,13 @@ def correlation_by_chance(
     return float(np.nanmean(found)) if np.isfinite(found).any() else np.nan
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #0b63fbb8
-LOCATION_MEASURES:dict[str, str] = { # measure → in words
+LOCATION_MEASURES = { # measure → in words
     'inside': 'inside the retina', 'from_centre': 'distance from the centre', 'sharpness': 'with sharpness',
     'brightness': 'with brightness', 'vessel_contrast': 'with vessels'}
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #8b7fe329
 def measure_location(
-    map:np.ndarray, # of the answer, (h,w)
+    map:ndarray, # of the answer, (h,w)
     places:Places, # of its photograph
     others:list[Places], # photographs that got the same answer
 )->dict[str, float]: # a value for each of `LOCATION_MEASURES`, and '<measure>_chance'; empty for a flat map
@@ -91,30 +91,28 @@ def measure_location(
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #c6f3fe2f
 def locate_maps(
-    rows:pd.DataFrame, # of a prediction table
-    maps:np.ndarray, # of the answer, (N,h,w), raw scale; a tensor too
-    n_others:int=10, # photographs of the same answer that give chance
-    seed:int=0, # of their choice
-    progress:Callable|None=None, # called with (photographs done, all photographs)
-)->pd.DataFrame: # the rows, index 0…, and the columns of `measure_location`; NaN for flat maps
+    rows:DataFrame, # of a prediction table
+    maps:ndarray, # of the answer, (N,h,w), raw scale; a tensor too
+    seed:int=0, # of the choice of ten photographs of the same answer, which give chance
+)->DataFrame: # the rows, index 0…, and the columns of `measure_location`; NaN for flat maps
     "Measure where each map lies."
     maps, rows = np.asarray(maps, np.float32), rows.reset_index(drop=True)
     if maps.ndim != 3 or len(maps) != len(rows):
         raise ReportError(f'maps: found shape {maps.shape} for {len(rows)} rows; expected ({len(rows)},h,w): '
                           'one map of the answer for each')
-    places = map_threads(lambda path: measure_places(path, maps.shape[1:]), rows.path, progress)
+    places = map_threads(lambda path: measure_places(path, maps.shape[1:]), rows.path)
     rng = np.random.default_rng(seed)
     def others(i):
         same = rows.index[(rows.pred == rows.pred[i]) & (rows.index != i)]
-        return [places[k] for k in rng.permutation(same)[:n_others]]
+        return [places[k] for k in rng.permutation(same)[:10]]
     found = [measure_location(map, places[i], others(i)) for i, map in enumerate(maps)]
     columns = [*LOCATION_MEASURES, *(f'{name}_chance' for name in LOCATION_MEASURES)]
-    return rows.join(pd.DataFrame(found, columns=columns, dtype=float))
+    return rows.join(DataFrame(found, columns=columns, dtype=float))
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #8a611a0c
 def group_answers(
-    table:pd.DataFrame, # of `locate_maps`
-)->dict[tuple[str, str], pd.DataFrame]: # (answer, 'right' or 'wrong') → its rows; answers in class order, 'all' first
+    table:DataFrame, # of `locate_maps`
+)->dict[tuple[str, str], DataFrame]: # (answer, 'right' or 'wrong') → its rows; answers in class order, 'all' first
     "Group right and wrong answers, together and answer by answer."
     right = table.label == table.pred
     groups = {}
@@ -125,42 +123,40 @@ def group_answers(
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #e10d1464
 def compare_locations(
-    table:pd.DataFrame, # of `locate_maps`
+    table:DataFrame, # of `locate_maps`
     n_boot:int=2000, # resamples
-    seed:int=0, # of the resamples
-)->pd.DataFrame: # columns answer ('all' first), kind, measure, n, flat, value, chance, over, low, high (of over)
+)->DataFrame: # columns answer ('all' first), kind, measure, n, flat, value, chance, over, low, high (of over)
     "Compare where the maps of right and wrong answers lie with chance."
     def compare(part, name):
         seen = part[part[[name, f'{name}_chance']].notna().all(axis=1)]
         over = seen[name] - seen[f'{name}_chance']
-        counts = len(part), part.inside.isna().sum()
-        means = seen[name].mean(), seen[f'{name}_chance'].mean()
-        return [*counts, *means, *mean_interval(over, seen.patient, n_boot, seed)]
+        return [len(part), part.inside.isna().sum(), seen[name].mean(), seen[f'{name}_chance'].mean(),
+                *mean_interval(over, seen.patient, n_boot)]
     rows = []
     for (answer, kind), part in group_answers(table).items():
         names = ['inside', 'from_centre'] if answer == 'all' else list(LOCATION_MEASURES)
         rows += [[answer, kind, name, *compare(part, name)] for name in names]
     columns = ['answer', 'kind', 'measure', 'n', 'flat', 'value', 'chance', 'over', 'low', 'high']
-    return pd.DataFrame(rows, columns=columns)
+    return DataFrame(rows, columns=columns)
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #e581f869
 def select_location(
-    found:pd.DataFrame, # of `compare_locations`
+    found:DataFrame, # of `compare_locations`
     answer:str='all', # a class, or all
     kind:str='right', # or 'wrong'
-)->pd.DataFrame: # index: measure; empty where there is no such answer
+)->DataFrame: # index: measure; empty where there is no such answer
     "Select the rows of one answer."
     return found[(found.answer == answer) & (found.kind == kind)].set_index('measure')
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #0eba4ec8
-PLACE_DESCRIPTIONS:dict[str, tuple[str, str]] = { # measure → where a map lies that has less, and more of it than chance
+PLACE_DESCRIPTIONS = { # measure → where a map lies that has less, and more of it than chance
     'sharpness': ('blurred places', 'sharp places'),
     'brightness': ('dark places', 'bright places'),
     'vessel_contrast': ('places without vessels', 'vessels')}
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #01f90d68
 def describe_inside(
-    found:pd.DataFrame, # of `compare_locations`
+    found:DataFrame, # of `compare_locations`
 )->str: # one sentence
     "Say how much of the maps lies inside the retina."
     said = []
@@ -176,7 +172,7 @@ def describe_inside(
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #68592ec9
 def describe_places(
-    found:pd.DataFrame, # of `compare_locations`
+    found:DataFrame, # of `compare_locations`
     answer:str, # a class
     kind:str='right', # or 'wrong'
 )->str: # one sentence; empty where there is no interval
@@ -192,7 +188,7 @@ def describe_places(
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #3f7669e7
 def describe_location(
-    found:pd.DataFrame, # of `compare_locations`
+    found:DataFrame, # of `compare_locations`
 )->list[str]: # sentences
     "Say where the network looks."
     keys = [key for key in dict.fromkeys(zip(found.answer, found.kind)) if key[0] != 'all']
@@ -200,7 +196,7 @@ def describe_location(
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #70618192
 def location_cell(
-    row:pd.Series|None, # of `select_location`: value, chance, low, high; None: not measured
+    row:Series|None, # of `select_location`: value, chance, low, high; None: not measured
     share:bool=False, # in per cent?
 )->dict[str, str]: # for the template: value, chance, over
     "Write one number of where the network looks."
@@ -216,7 +212,7 @@ def location_cell(
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #db252a4a
 def location_rows(
-    found:pd.DataFrame, # of `compare_locations`
+    found:DataFrame, # of `compare_locations`
 )->list[dict]: # for the template: name, n, flat, cells
     "Write where right and wrong answers look, answer by answer."
     rows = []
@@ -230,14 +226,14 @@ def location_rows(
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #def4095f
 def sample_answers(
-    part:pd.DataFrame, # prediction table of the scored photographs
+    part:DataFrame, # prediction table of the scored photographs
     most:int=120, # of right answers, and of wrong ones
     seed:int=0, # of the sample
-)->pd.DataFrame: # rows of the table
+)->DataFrame: # rows of the table
     "Choose the answers whose maps are measured, right and wrong ones apart."
     right = part.label == part.pred
     halves = part[right], part[~right]
-    return pd.concat([half if len(half) <= most else half.sample(most, random_state=seed) for half in halves])
+    return concat([half if len(half) <= most else half.sample(most, random_state=seed) for half in halves])
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #c8635106
 @section('saliency_location')
@@ -246,7 +242,7 @@ class SaliencyLocation(Section):
     title, anchor, place, template = 'Where it looks', 'looks', 60, 'saliency_location.html.jinja'
 
     def measure(self)->None:
-        study, self.found = self.study, pd.DataFrame()
+        study, self.found = self.study, DataFrame()
         self.shown = study.is_fundus
         if not self.shown: return
         rows = sample_answers(study.part, seed=study.recipe.seed)
@@ -254,7 +250,7 @@ class SaliencyLocation(Section):
         table = locate_maps(rows, np.stack([map[0] for map in maps]), seed=study.recipe.seed)
         self.found = compare_locations(table, study.n_boot)
 
-    def tables(self)->dict[str, pd.DataFrame]: return {'saliency_location': self.found} if self.shown else {}
+    def tables(self)->dict[str, DataFrame]: return {'saliency_location': self.found} if self.shown else {}
 
     def words(self)->list[str]: return describe_location(self.found)
 

@@ -11,10 +11,11 @@ __all__ = ['FACTOR_COLUMNS', 'SLICE_COLUMNS', 'stratified_auc', 'measured_part',
 
 # %% ../../nbs/10_errors/08_slices.ipynb #49fc2450
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
+from numpy import ndarray
+from pandas import DataFrame, Series, factorize
 
 from ..core.html import Section, section
 from ..core.text import counted
@@ -28,10 +29,10 @@ from ..audit.univariate import rank_sum_p
 
 # %% ../../nbs/10_errors/08_slices.ipynb #9012a83e
 def stratified_auc(
-    values:np.ndarray, # a number of each photograph, (n,)
-    positive:np.ndarray, # is it of the second group?, (n,), bool
-    strata:np.ndarray, # only photographs of one stratum are compared, (n,)
-    group:np.ndarray, # patient of each photograph, (n,), 0…G-1
+    values:ndarray, # a number of each photograph, (n,)
+    positive:ndarray, # is it of the second group?, (n,), bool
+    strata:ndarray, # only photographs of one stratum are compared, (n,)
+    group:ndarray, # patient of each photograph, (n,), 0…G-1
 )->Callable: # weights (R,G), how often each patient counts → (R,1); NaN where no stratum has both groups
     "Make a function of weights: how often the second group has the larger value, within a stratum."
     parts = []
@@ -50,52 +51,51 @@ def stratified_auc(
 
 # %% ../../nbs/10_errors/08_slices.ipynb #6eb44f71
 def measured_part(
-    predictions:pd.DataFrame, # prediction table
-    factors:pd.DataFrame, # index: path; numbers
+    predictions:DataFrame, # prediction table
+    factors:DataFrame, # index: path; numbers
     split:str|list|None=None, # part to look at, as for `scored_part`
-)->tuple[pd.DataFrame, pd.DataFrame]: # rows whose photographs were measured; their factors; both with index 0…
+)->tuple[DataFrame, DataFrame]: # rows whose photographs were measured; their factors; both with index 0…
     "Put answers and factors side by side."
     part = scored_part(predictions, split)
     known = part[part.path.isin(factors.dropna().index)].reset_index(drop=True)
     return known, factors.loc[known.path].reset_index(drop=True)
 
 # %% ../../nbs/10_errors/08_slices.ipynb #3400003a
-FACTOR_COLUMNS:list[str] = [ # of `compare_answers`: medians, and an AUC with its interval
+FACTOR_COLUMNS = [ # of `compare_answers`: medians, and an AUC with its interval
     'right', 'wrong', 'n_wrong', 'auc', 'low', 'high', 'delta',
     'p', 'p_holm'] # NaN with mistakes of fewer than 5 patients
 
 # %% ../../nbs/10_errors/08_slices.ipynb #b365f642
 def compare_answers(
-    predictions:pd.DataFrame, # prediction table
-    factors:pd.DataFrame, # index: path; quality factors
+    predictions:DataFrame, # prediction table
+    factors:DataFrame, # index: path; quality factors
     n_boot:int=2000, # resamples of the patients
     seed:int=0, # of the resamples
     split:str|list|None=None, # part to look at, as for `scored_part`
-)->pd.DataFrame: # index: factor; columns `FACTOR_COLUMNS`; the largest effect first
+)->DataFrame: # index: factor; columns `FACTOR_COLUMNS`; the largest effect first
     "Compare the photographs of wrong answers with those of right ones of the same class, factor by factor."
     part, values = measured_part(predictions, factors, split)
-    wrong, group = (part.label != part.pred).to_numpy(), pd.factorize(part.patient)[0]
-    if not wrong.any() or wrong.all(): return pd.DataFrame(columns=FACTOR_COLUMNS)
-    label = part.label.to_numpy()
-    statistics = [stratified_auc(values[name].to_numpy(float), wrong, label, group) for name in values]
+    wrong, group = (part.label != part.pred).to_numpy(), factorize(part.patient)[0]
+    if not wrong.any() or wrong.all(): return DataFrame(columns=FACTOR_COLUMNS)
+    statistics = [stratified_auc(values[name].to_numpy(float), wrong, part.label.to_numpy(), group)
+                  for name in values]
     def aucs(weights): return np.concatenate([auc(weights) for auc in statistics], 1)
     table, resamples = estimate_and_resamples(aucs, list(values), group.max() + 1, n_boot, seed)
     enough = part.patient[wrong].nunique() >= 5
     p = bootstrap_p(table.value.to_numpy() - .5, resamples - .5) if enough else np.nan
-    table = table.rename(columns={'value': 'auc'})
-    table = table.assign(right=values[~wrong].median(), wrong=values[wrong].median(), n_wrong=wrong.sum(), p=p)
+    table = table.rename(columns={'value': 'auc'}).assign(
+        right=values[~wrong].median(), wrong=values[wrong].median(), n_wrong=wrong.sum(), p=p)
     table = table.assign(delta=2 * table.auc - 1, p_holm=holm(table.p))
     return table[FACTOR_COLUMNS].sort_values('delta', key=abs, ascending=False, kind='stable')
 
 # %% ../../nbs/10_errors/08_slices.ipynb #e15a2463
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     "A corner of the space of factors."
     bounds:tuple[tuple[str, float, float], ...] # factor, above which value (−inf: any), up to which (inf: any)
 
     def holds(self,
-        factors:pd.DataFrame, # a row a photograph
-    )->np.ndarray: # (n,), bool
+        factors:DataFrame, # a row a photograph
+    )->ndarray: # (n,), bool
         "Tell which photographs lie in the corner."
         inside = [(factors[name] > low) & (factors[name] <= high) for name, low, high in self.bounds]
         return np.logical_and.reduce(inside) if inside else np.ones(len(factors), bool)
@@ -109,8 +109,8 @@ class Rule:
 
 # %% ../../nbs/10_errors/08_slices.ipynb #3184c228
 def grow_rules(
-    factors:pd.DataFrame, # a row a photograph
-    wrong:np.ndarray, # is its answer wrong?, (n,), bool
+    factors:DataFrame, # a row a photograph
+    wrong:ndarray, # is its answer wrong?, (n,), bool
 )->list[Rule]: # corners with more mistakes than average
     "Find where mistakes pile up, by a tree of two questions in a row, with eight photographs or more in each corner."
     from sklearn.tree import DecisionTreeClassifier
@@ -128,23 +128,23 @@ def grow_rules(
 
 # %% ../../nbs/10_errors/08_slices.ipynb #34c486f6
 def halves(
-    patients:pd.Series, # of each photograph
+    patients:Series, # of each photograph
     seed:int=0, # of the draw
-)->np.ndarray: # (n,), bool: the first half
+)->ndarray: # (n,), bool: the first half
     "Divide patients at random into two halves."
     names = np.sort(patients.unique())
     return patients.isin(np.random.default_rng(seed).permutation(names)[:len(names) // 2]).to_numpy()
 
 # %% ../../nbs/10_errors/08_slices.ipynb #eeb38cea
-SLICE_COLUMNS:list[str] = [ # of `find_slices`
+SLICE_COLUMNS = [ # of `find_slices`
     'rule', 'n', 'errors', 'error_inside', 'error_outside', 'difference', 'p', 'p_holm', 'holds']
 
 # %% ../../nbs/10_errors/08_slices.ipynb #d066b114
 def check_rule(
     rule:Rule, # found on other patients
-    factors:pd.DataFrame, # a row a photograph
-    wrong:np.ndarray, # is its answer wrong?, (n,), bool
-    patients:pd.Series, # of each photograph
+    factors:DataFrame, # a row a photograph
+    wrong:ndarray, # is its answer wrong?, (n,), bool
+    patients:Series, # of each photograph
 )->list|None: # the first of `SLICE_COLUMNS`, up to p; None where all photographs lie on one side
     "Compare the error rate inside a rule with that outside."
     inside = rule.holds(factors)
@@ -155,36 +155,35 @@ def check_rule(
 
 # %% ../../nbs/10_errors/08_slices.ipynb #283508fb
 def find_slices(
-    predictions:pd.DataFrame, # prediction table
-    factors:pd.DataFrame, # index: path; quality factors
+    predictions:DataFrame, # prediction table
+    factors:DataFrame, # index: path; quality factors
     seed:int=0, # of the halves
     split:str|list|None=None, # part to look at, as for `scored_part`
-)->pd.DataFrame: # `SLICE_COLUMNS`, counted on the half on which the rule was not found; what holds first
+)->DataFrame: # `SLICE_COLUMNS`, counted on the half on which the rule was not found; what holds first
     "Find rules under which mistakes are more frequent on one half of the patients, and test them on the other."
     part, values = measured_part(predictions, factors, split)
     wrong, first, rows = (part.label != part.pred).to_numpy(), halves(part.patient, seed), []
-    for found, tested in ((first, ~first), (~first, first)):
+    for found in first, ~first:
         if wrong[found].sum() < 5: continue # nothing to learn a rule from
         for rule in grow_rules(values[found], wrong[found]):
-            rows.append(check_rule(rule, values[tested], wrong[tested], part.patient[tested]))
-    table = pd.DataFrame([row for row in rows if row], columns=SLICE_COLUMNS[:-2])
+            rows.append(check_rule(rule, values[~found], wrong[~found], part.patient[~found]))
+    table = DataFrame([row for row in rows if row], columns=SLICE_COLUMNS[:-2])
     table['p_holm'] = holm(table.p)
     table['holds'] = (table.p_holm < .05) & (table.difference > 0)
     return table.sort_values(['holds', 'difference'], ascending=False, ignore_index=True)
 
 # %% ../../nbs/10_errors/08_slices.ipynb #36ee7e5e
-@dataclass(frozen=True, eq=False)
-class Causes:
+class Causes(NamedTuple):
     "What wrong answers have in common."
-    factors:pd.DataFrame # of `compare_answers`
-    slices:pd.DataFrame # of `find_slices`
+    factors:DataFrame # of `compare_answers`
+    slices:DataFrame # of `find_slices`
     n:int # answers that were looked at
     wrong:int # of these
 
 # %% ../../nbs/10_errors/08_slices.ipynb #222c3273
 def find_causes(
-    predictions:pd.DataFrame, # prediction table
-    factors:pd.DataFrame, # index: path; quality factors
+    predictions:DataFrame, # prediction table
+    factors:DataFrame, # index: path; quality factors
     n_boot:int=2000, # resamples of the patients
     seed:int=0, # of resamples and halves
     split:str|list|None=None, # part to look at, as for `scored_part`
@@ -198,7 +197,7 @@ def find_causes(
 # %% ../../nbs/10_errors/08_slices.ipynb #0b60e2a0
 def describe_factor(
     name:str, # of a factor
-    row:pd.Series, # of `compare_answers`
+    row:Series, # of `compare_answers`
 )->str: # such as 'haze (δ +0.41, 95 % interval +0.20 to +0.60)'
     "Say how much of a factor wrong answers have."
     words = WORDS.get(name, (f'low {name}', f'high {name}'))[int(row.delta > 0)]
@@ -237,7 +236,7 @@ class Slices(Section):
         self.shown = study.is_fundus
         if self.shown: self.causes = find_causes(study.part, study.factors, study.n_boot, study.recipe.seed)
 
-    def tables(self)->dict[str, pd.DataFrame]:
+    def tables(self)->dict[str, DataFrame]:
         if not self.causes: return {}
         return {'causes': self.causes.factors.rename_axis('factor').reset_index(), 'slices': self.causes.slices}
 

@@ -6,13 +6,13 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/03_synth/degradations.html.md"
 
 # %% auto #0
 __all__ = ['DEGRADATIONS', 'BUILT_IN_DEGRADATIONS', 'Field', 'degradation', 'defocus', 'motion', 'dark', 'over_exposed',
-           'uneven_light', 'haze', 'low_contrast', 'noise', 'jpeg', 'flash_arc', 'artefact', 'random_region',
-           'Degraded', 'degrade']
+           'uneven_light', 'haze', 'low_contrast', 'noise', 'save_again', 'jpeg', 'flash_arc', 'artefact',
+           'random_region', 'Degraded', 'degrade']
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #fe8c2535
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from math import ceil
+from typing import Any, NamedTuple
 
 from numpy import float32, ndarray
 from numpy.random import Generator
@@ -26,8 +26,7 @@ from .background import mottle, smoothstep
 from .retina import fill_path, path_sides, to_uint8
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #2443f249
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     "The field of view as the degradations see it."
     fov:ndarray # (H,W), bool
     diameter:float # pixels
@@ -91,7 +90,8 @@ def _soft(picture, field, share):
 
 def _offsets(reach):
     "Return the x and y of a kernel's pixels, from its middle."
-    g = np.arange(-int(np.ceil(reach)) - 1, int(np.ceil(reach)) + 2, dtype=float32)
+    n = ceil(reach) + 1
+    g = np.arange(-n, n + 1, dtype=float32)
     return np.meshgrid(g, g)
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #262974b6
@@ -122,7 +122,7 @@ def _grain(picture, field, rng):
 def _black(picture, field):
     "Return what the camera writes where there is no light: the border's grey."
     outside = ~field.fov[::3, ::3]
-    return float(np.median(picture[::3, ::3][outside])) if outside.any() else 0.
+    return np.median(picture[::3, ::3][outside]) if outside.any() else 0.
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #5f462070
 @degradation('dark')
@@ -171,15 +171,21 @@ def noise(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: #
     return picture + .6 * severity**2 * _grain(picture, field, rng), None
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #21aac564
+def save_again(
+    rgb:ndarray, # photograph, (H,W,3), uint8
+    quality:int, # of the JPEG, 1-100
+)->ndarray: # (H,W,3), uint8
+    "Save a photograph as a JPEG, and open it."
+    file = cv2.imencode('.jpg', rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR))[..., ::-1]
+
 @degradation('jpeg', border=True)
 def jpeg(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Save a picture too small and compress it too hard: blocks, and colours in patches."
     small = 700**(1 - severity) * 110**severity / field.diameter
     way, back = (cv2.INTER_AREA, cv2.INTER_LINEAR) if small < 1 else (cv2.INTER_LINEAR, cv2.INTER_AREA)
     low = to_uint8(cv2.resize(picture, None, fx=small, fy=small, interpolation=way))
-    quality = round(80 * (1 - severity)**3 + 7)
-    coded = cv2.imencode('.jpg', low[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    low = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[..., ::-1]
+    low = save_again(low, round(80 * (1 - severity)**3 + 7))
     return cv2.resize(low, picture.shape[1::-1], interpolation=back).astype(float32) / 255, None
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #a6384731
@@ -196,7 +202,7 @@ def flash_arc(picture:ndarray, field:Field, severity:float, rng:Generator)->tupl
 # %% ../../nbs/03_synth/04_degradations.ipynb #26eddfe0
 def _arriving(severity, most):
     "List the things that a severity brings, (number, strength 0-1); the last one is only partly there."
-    return [(k, float(np.clip(most * severity - k, 0, 1))) for k in range(int(np.ceil(most * severity)))]
+    return [(k, float(min(most * severity - k, 1))) for k in range(ceil(most * severity))]
 
 def _unsquare(square, field):
     "Move the square around the circle, 256 px, to the picture."
@@ -271,13 +277,12 @@ def _everywhere(changed, picture, field, where, border):
     "Keep the change in the field of view, or in the whole picture."
     if border: return changed, np.ones_like(field.fov)
     changed = _follow_edge(changed, picture, field)
-    inside = field.fov if where is None else field.fov & (where > 0)
-    return changed, inside | (~field.fov & (np.abs(changed - picture).max(-1) > .5 / 255))
+    return changed, (field.fov & where) | (~field.fov & (np.abs(changed - picture).max(-1) > .5 / 255))
 
 def _within(changed, picture, field, where, region):
     "Fade the change into the part of a region that lies in the field of view."
     weight = _fade_in(region & field.fov, field)
-    return picture + (changed - picture) * weight[..., None], (weight > 0) & (True if where is None else where > 0)
+    return picture + (changed - picture) * weight[..., None], (weight > 0) & where
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #4d892651
 def _describe(a): return f'{a.dtype} {a.shape}' if isinstance(a, ndarray) else type(a).__name__
@@ -299,13 +304,10 @@ def _check_mask(mask, rgb, what):
     return mask
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #22a878b0
-@dataclass(frozen=True)
-class Degraded:
+class Degraded(NamedTuple):
     "A spoilt photograph and the cause's place; unpacks as `rgb, mask`."
     rgb:ndarray # (H,W,3), uint8
     mask:ndarray # (H,W), bool: what may have changed; all else is equal to the bit
-
-    def __iter__(self): return iter((self.rgb, self.mask))
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #d2369ca3
 def degrade(
@@ -325,6 +327,7 @@ def degrade(
     if region is not None: _check_mask(region, rgb, 'region')
     picture = rgb.astype(float32) / 255
     changed, where = change(picture, field, severity, seeded(kind, seed))
+    where = where is None or where > 0
     if region is None: changed, mask = _everywhere(changed, picture, field, where, change.border)
     else: changed, mask = _within(changed, picture, field, where, region)
     return Degraded(np.where(mask[..., None], to_uint8(changed), rgb), mask)

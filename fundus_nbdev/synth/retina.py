@@ -9,7 +9,7 @@ __all__ = ['CAMERAS', 'Camera', 'field_distance', 'View', 'path_sides', 'fill_pa
            'to_uint8', 'expose', 'SyntheticPhoto', 'draw_retina']
 
 # %% ../../nbs/03_synth/03_retina.ipynb #1afbef81
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from numpy import float32, ndarray
 from numpy.random import Generator
@@ -21,8 +21,7 @@ from .vessels import Person, draw_person, grow_vessels, path_normals, seeded
 from .background import MIDDLE, bell, on_plane, paint_retina, smoothstep, tint
 
 # %% ../../nbs/03_synth/03_retina.ipynb #325fe9ab
-@dataclass(frozen=True)
-class Camera:
+class Camera(NamedTuple):
     "A style of photograph; lengths in diameters of the circle unless said otherwise."
     width:float=1.02 # of the picture
     height:float=1.02 # of the picture
@@ -69,8 +68,7 @@ def field_distance(
     return np.maximum(distance, np.abs(y) - 1 + 2 * camera.cut) if camera.cut else distance
 
 # %% ../../nbs/03_synth/03_retina.ipynb #c1d5a1f1
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     "From degrees on the retina to pixels of a square picture around the circle, a little larger than it."
     eye:str # left: the temple is on the right of the picture, so the disc is left of the macula
     centre:tuple # what lies in the middle, degrees
@@ -81,16 +79,13 @@ class View:
     @property
     def size(self)->int: return round(1.08 * self.diameter) # of the square, pixels
 
-    def matrix(self)->ndarray: # (2,2)
-        "Return the matrix that turns degrees into pixels."
-        c, s = np.cos(self.tilt), np.sin(self.tilt)
-        return self.scale * np.diag([1 if self.eye == 'left' else -1, -1]) @ np.array([[c, -s], [s, c]])
-
     def pixels(self,
         points:ndarray|tuple|list, # (...,2), degrees
     )->ndarray: # (...,2), pixels
         "Return where points of the retina lie in the picture."
-        return (np.asarray(points) - self.centre) @ self.matrix().T + self.size / 2 - .5
+        c, s = np.cos(self.tilt), np.sin(self.tilt)
+        matrix = self.scale * np.diag([1 if self.eye == 'left' else -1, -1]) @ np.array([[c, -s], [s, c]])
+        return (np.asarray(points) - self.centre) @ matrix.T + self.size / 2 - .5
 
     def look(self,
         plane:ndarray, # (PLANE,PLANE,3)
@@ -214,8 +209,7 @@ def expose(
     return to_uint8(canvas), cut_window(distance < 0, left, top, width, height)
 
 # %% ../../nbs/03_synth/03_retina.ipynb #a8bb40aa
-@dataclass(frozen=True)
-class SyntheticPhoto:
+class SyntheticPhoto(NamedTuple):
     "A drawn photograph, and the truth about it; places are (x, y) in pixels."
     rgb:ndarray # (H,W,3), uint8
     fov:ndarray # (H,W), bool, the exact field of view
@@ -245,7 +239,6 @@ def _burn_in(photo, camera, size):
     where = int(camera.text_at[0] * w), int(camera.text_at[1] * h) + size // 100
     font = cv2.FONT_HERSHEY_SIMPLEX, size / 1300, camera.text_colour, max(1, size // 500), cv2.LINE_AA
     if camera.text: cv2.putText(photo, camera.text, where, *font)
-    return photo
 
 # %% ../../nbs/03_synth/03_retina.ipynb #4f5a66fa
 def draw_retina(
@@ -261,7 +254,7 @@ def draw_retina(
     patient = seed if patient is None else patient
     rng, habits = seeded('exposure', seed, patient), seeded('habits', patient)
     eye = _choose(eye or str(rng.choice(['left', 'right'])), ['left', 'right'], 'eye')
-    name = _choose(camera or str(habits.choice(list(CAMERAS))), list(CAMERAS), 'camera')
+    name = _choose(camera or str(habits.choice(list(CAMERAS))), CAMERAS, 'camera')
     person, style = draw_person(patient), CAMERAS[name]
     view = _aim(person, eye, size, style.field, habits.uniform(.6, 1), rng)
     picture = add_vessels(view.look(paint_retina(patient, eye)), person, grow_vessels(patient, eye), view)
@@ -270,5 +263,5 @@ def draw_retina(
     rgb, fov = expose(light_up(picture, style, person, view, rng), distance, size, style, rng)
     shift = (np.array(rgb.shape[1::-1]) - view.size) // 2
     disc, macula = (tuple((view.pixels(p) + shift).tolist()) for p in ((0., 0.), person.fovea))
-    photo = _burn_in(rgb, style, size)
-    return SyntheticPhoto(photo, fov, eye, name, disc, person.disc * view.scale, macula, size, patient, seed)
+    _burn_in(rgb, style, size)
+    return SyntheticPhoto(rgb, fov, eye, name, disc, person.disc * view.scale, macula, size, patient, seed)

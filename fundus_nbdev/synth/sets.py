@@ -31,7 +31,7 @@ SET_VERSION = 1 # changes when the same plan would give other pixels
 def _plan_patient(k, real, size, seed, rng):
     "Plan two to four photographs of a patient."
     n, name = int(rng.integers(2, 5)), 'cc0' if real else f'p{k:03d}'
-    eyes = ['left', 'left', 'left', 'left'] if real else rng.permutation(['left', 'right', 'left', 'right']).tolist()
+    eyes = ['left'] * 4 if real else rng.permutation(['left', 'right'] * 2).tolist()
     camera, diameter = 'cc0' if real else str(rng.choice(list(CAMERAS))), int(size * rng.uniform(.8, 1.2))
     return [{
         'path': f'photos/{name}_{i}_{eye}.jpg', 'patient': name, 'eye': eye, 'camera': camera, 'diameter': diameter,

@@ -11,6 +11,7 @@ __all__ = ['FUNDUS_COLOURS', 'TRUNKS', 'EXPONENT', 'seeded', 'Person', 'draw_per
 # %% ../../nbs/03_synth/01_vessels.ipynb #2074ad4f
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 import zlib
 
 from numpy import ndarray
@@ -26,8 +27,7 @@ def seeded(
     return np.random.default_rng([zlib.crc32(str(k).encode()) for k in keys])
 
 # %% ../../nbs/03_synth/01_vessels.ipynb #4594f3f1
-@dataclass(frozen=True)
-class Person:
+class Person(NamedTuple):
     "What the eyes of one person have in common; lengths in degrees."
     seed:int # names the person
     colour:tuple # of the fundus, RGB, 0-1
@@ -63,7 +63,7 @@ def draw_person(
         sheen=rng.beta(1.2, 2), reflex=rng.beta(1.2, 1.5))
 
 # %% ../../nbs/03_synth/01_vessels.ipynb #47f57c28
-TRUNKS:dict[str, tuple[float, list]] = { # name: (width of the vein, knots x, y), degrees
+TRUNKS = { # name: (width of the vein, knots x, y), degrees
     'temporal': (.47, [(-.4, .2), (-.7, 1.8), (.5, 4.4), (3.8, 8.3), (9.5, 11.6), (16.5, 12.2), (23.5, 10.8),
                        (31, 11.5), (40, 15)]),
     'outer': (.37, [(-.4, .2), (-.75, 1.8), (.1, 4.5), (2.6, 8.8), (6.8, 13.6), (13, 17.4), (21, 19.5), (31, 21)]),
@@ -143,7 +143,7 @@ def sprout(
         buds.append((*points[i], np.arctan2(dy, dx) + bend, branch))
         width[i:] = max((width[i]**x - branch**x)**(1 / x), .6 * width[i])
         i += int(rng.uniform(.5, 1.5) * spacing / _STEP)
-        side = -side if rng.random() < .75 else side
+        if rng.random() < .75: side = -side
     smooth = np.convolve(np.pad(width, 4, 'edge'), np.ones(9) / 9, 'valid')
     vessel.width = smooth * np.linspace(1, .75, len(width))
     return buds
@@ -191,7 +191,7 @@ def grow(
         curl = .8 * curl + rng.normal(0, .032, len(p)) * person.tortuosity
         angle = angle + curl + np.where(inner, .035, .025) * np.sin(goal - angle)
         away = .13 * np.clip(1.5 - distance, 0, 1) * np.clip((k - 4) / 6, 0, 1)
-        angle = angle + away * np.sin(np.arctan2(slope_y, slope_x) - angle)
+        angle += away * np.sin(np.arctan2(slope_y, slope_x) - angle)
         p = p + _STEP * np.stack([np.cos(angle), np.sin(angle)], 1)
         alive &= (k < steps) & (np.linalg.norm(p - fovea, axis=1) > 1.7 + 4 * width)
         alive &= (np.abs(p).max(1) < _SPAN - 1) & ((distance > .3) | (k < 8))
