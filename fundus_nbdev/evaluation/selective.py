@@ -36,9 +36,10 @@ class Selective:
 
     def answers(self,
         predictions:pd.DataFrame, # prediction table; labels are not looked at
-    )->np.ndarray: # (n,), bool: True where the network speaks
+    )->pd.Series: # bool, same index: True where the network speaks
         "Return which photographs are answered; the others go to a person."
-        return confidence(check_predictions(predictions, labelled=False), self.kind) > self.above
+        sure = confidence(check_predictions(predictions, labelled=False), self.kind)
+        return pd.Series(sure > self.above, predictions.index)
 
 # %% ../../nbs/06_evaluation/19_selective.ipynb #5b344ff6
 def wrong_answers(
