@@ -124,9 +124,7 @@ def metric_names(
     classes:list[str], # class names, in order
 )->list[str]: # metric names, in the order of every table here
     "Return the metrics of a table with these classes: overall ones, then those of each class."
-    names = list(METRICS)
-    for c in classes: names += [f'{kind}_{c}' for kind in CLASS_METRICS]
-    return names
+    return [*METRICS, *(f'{kind}_{c}' for c in classes for kind in CLASS_METRICS)]
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #b30f9861
 def further_values(
@@ -184,7 +182,7 @@ def format_interval(
 )->str: # such as '0.91 (0.87–0.94)'
     "Write a value with its interval as text; a dash where it is undefined."
     if np.isnan(value): return '–'
-    if np.isnan(low) or np.isnan(high): return f'{value:.{digits}f}'
+    if np.isnan(low): return f'{value:.{digits}f}'
     return f'{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})'
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #2b21809b
@@ -200,7 +198,6 @@ def per_class(
 )->pd.DataFrame: # rows: classes; columns: precision, recall, specificity, f1, auc, as text with intervals
     "Put the classes side by side, to be read."
     table = pd.DataFrame(index=pd.Index(classes_of_metrics(metrics), name='class'))
-    found = metrics[['value', 'low', 'high']]
     for kind in ('precision', 'recall', 'specificity', 'f1', 'auc'):
-        table[kind] = [format_interval(*found.loc[f'{kind}_{c}']) for c in table.index]
+        table[kind] = [format_interval(*metrics.loc[f'{kind}_{c}']) for c in table.index]
     return table

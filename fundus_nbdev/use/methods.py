@@ -117,18 +117,18 @@ def describe_split(
 # %% ../../nbs/11_use/02_methods.ipynb #b7b34673
 def describe_network(
     recipe:Recipe, # of the run
-    parameters:int|None=None, # of the network
+    parameters:int, # of the network
 )->str: # one sentence
     "Describe the network."
     settings = [f'{name.replace("_", " ")} {value}' for name, value in recipe.model.arguments.items()]
-    if parameters: settings.append(f'{parameters / 1e6:.2f} million parameters')
+    settings.append(f'{parameters / 1e6:.2f} million parameters')
     return (f'The network is {recipe.model.name} ({", ".join(settings)}), trained from random weights: '
             'nothing was learnt elsewhere.')
 
 # %% ../../nbs/11_use/02_methods.ipynb #d9150e4d
 def describe_training(
     recipe:Recipe, # of the run
-    seconds:float|None=None, # that the whole run took
+    seconds:float, # that the whole run took
 )->str: # two to three sentences
     "Describe the training."
     data, training = recipe.data, recipe.training
@@ -140,12 +140,10 @@ def describe_training(
         says.append(f'{100 * data.degrade_share:.0f} % of the photographs of the first class are spoilt each time '
                     f'({kinds}), and count as {data.degrade_as or "bad ones"}.')
     if training.mixup: says.append(f'Photographs are mixed in pairs (MixUp, α = {training.mixup:g}).')
-    weights = 'Rare classes weigh more in the loss.'
-    if training.class_weights == 0: weights = 'All photographs weigh the same in the loss.'
-    if training.class_weights == 1: weights = 'Rare classes weigh as much in the loss as frequent ones.'
-    says.append(weights)
-    if seconds is not None: says.append(f'The whole run took {duration(seconds)}.')
-    return ' '.join(says)
+    weights = {0: 'All photographs weigh the same in the loss.',
+               1: 'Rare classes weigh as much in the loss as frequent ones.'}
+    says.append(weights.get(training.class_weights, 'Rare classes weigh more in the loss.'))
+    return ' '.join([*says, f'The whole run took {duration(seconds)}.'])
 
 # %% ../../nbs/11_use/02_methods.ipynb #d2690780
 def split_history(
