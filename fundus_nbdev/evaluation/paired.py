@@ -135,11 +135,11 @@ def auc_within(
 def run_statistic(
     part:pd.DataFrame, # rows to score of the prediction table of one training
     group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
-)->tuple[Callable, list[str], Answers]: # weights (R,G) → metrics (R,m); their names; the scored part
+)->Callable: # weights (R,G) → metrics (R,m), in the order of `metric_names`
     "Return every metric of one training; where it has folds, with AUCs among the photographs that one network scored."
     answers = as_answers(part, group)
     everything, names = metric_statistic(answers), metric_names(answers.classes)
-    if 'fold' not in part: return everything, names, answers
+    if 'fold' not in part: return everything
     within, there = auc_within(answers, pd.factorize(part['fold'])[0]), answers.counts > 0
     columns, macro = [names.index(f'auc_{c}') for c in answers.classes], names.index('macro_auc')
 
@@ -147,7 +147,7 @@ def run_statistic(
         found, found_within = everything(weights), within(weights)
         found[:, columns], found[:, macro] = found_within, found_within[:, there].mean(1)
         return found
-    return values, names, answers
+    return values
 
 # %% ../../nbs/06_evaluation/10_paired.ipynb #f9c0be5f
 def run_statistics(
@@ -155,6 +155,7 @@ def run_statistics(
     group:str|None='patient', # column whose photos are resampled together; None: each photo by itself
     split:str|list|None=None, # part to score, as for `scored_part`
     common:bool=False, # compare only the photographs that all tables have, with a warning?
-)->list[tuple[Callable, list[str], Answers]]: # of `run_statistic`, for each table
+)->tuple[list[Callable], Answers]: # of `run_statistic`, for each table; the scored part of the first
     "Bring several trainings onto the same photographs, and return every metric of each."
-    return [run_statistic(part, group) for part in match_photos(tables, group, split, common).values()]
+    parts = list(match_photos(tables, group, split, common).values())
+    return [run_statistic(part, group) for part in parts], as_answers(parts[0], group)
