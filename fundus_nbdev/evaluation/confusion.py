@@ -90,7 +90,7 @@ def plot_confusion(
     counts = confusion(predictions, split)
     shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0).to_numpy()
     side = 1.3 + .85 * len(counts)
-    figure = Figure(figsize=(side, side), dpi=90, layout='constrained')
+    figure = Figure((side, side), dpi=90, layout='constrained')
     axes = figure.subplots()
     axes.imshow(shares, cmap='cividis', vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):

@@ -106,7 +106,7 @@ def plot_reliability(
     tables = predictions if isinstance(predictions, dict) else {'': predictions}
     points = {name: reliability(table, bins, split, group, positive) for name, table in tables.items()}
     least = 0 if positive else pd.concat(points)[['confidence', 'right', 'low']].min(axis=None)
-    figure = Figure(figsize=(3.8, 4.4), dpi=90, layout='constrained')
+    figure = Figure((3.8, 4.4), dpi=90, layout='constrained')
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
     above.plot([0, 1], [0, 1], color='.6', linewidth=1)
     for number, (name, table) in enumerate(tables.items()):
