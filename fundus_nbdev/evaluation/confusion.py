@@ -47,8 +47,7 @@ def groups_of(
         raise PredictionError(f'no column {group!r} to resample by; the table has {", ".join(part.columns)}, '
                               'or pass group=None')
     groups = pd.factorize(part[group])[0]
-    if groups.min() < 0:
-        empty = (groups < 0).sum()
+    if empty := (groups < 0).sum():
         raise PredictionError(f'column {group}: {empty} rows are empty; expected a value in each, or group=None')
     return groups
 

@@ -137,7 +137,7 @@ def curve_numbers(
 )->tuple[dict[str, str], str]: # class → label; what its number is, and which classes have no photographs
     "Write what stands beside the curves."
     absent = [name for name, k in zip(answers.classes, answers.counts) if k == 0]
-    says = {'auc': 'AUC', 'average_precision': 'average precision'}[kind] + ' (95 % interval); thin line: guessing'
+    says = {'auc': 'AUC'}.get(kind, 'average precision') + ' (95 % interval); thin line: guessing'
     if absent: says += f'\nno photographs, no curve: {", ".join(absent)}'
     return {name: f'{name} {format_interval(*metrics.loc[f"{kind}_{name}"])}' for name in answers.classes}, says
 

@@ -94,7 +94,7 @@ class BuiltIn(NamedTuple):
     def __call__(self, truth:np.ndarray, probabilities:np.ndarray)->float:
         "Compute it for class numbers (N,) and probabilities (N,C)."
         n, C = probabilities.shape
-        answers = Answers([str(c) for c in range(C)], truth, probabilities.argmax(1), probabilities, np.arange(n))
+        answers = Answers(list(range(C)), truth, probabilities.argmax(1), probabilities, np.arange(n))
         found = metric_values(answers, np.ones((1, n), np.int32), group_sums(answers), rank_classes(answers))
         return float(found[self.name][0])
 
@@ -130,14 +130,13 @@ def metric_names(
 def further_values(
     answers:Answers, # the scored part
     weights:np.ndarray, # how often each group was drawn, (R,G), integer
-)->dict[str, np.ndarray]: # metric → its value in each resample, (R,), NaN where undefined
+)->dict[str, list]: # metric → its value in each resample, R of them, NaN where undefined
     "Compute the registered metrics that have no fast form, one resample after the other."
     further = [found for found in METRICS.values() if not isinstance(found.function, BuiltIn)]
-    values = {found.name: np.full(len(weights), np.nan) for found in further}
-    if not further: return values
-    for i, counts in enumerate(weights):
+    values:dict[str, list] = {found.name: [] for found in further}
+    for counts in weights if further else ():
         rows = np.repeat(np.arange(len(answers.truth)), counts[answers.group])
-        for found in further: values[found.name][i] = found.function(answers.truth[rows], answers.probs[rows])
+        for found in further: values[found.name].append(found.function(answers.truth[rows], answers.probs[rows]))
     return values
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #afacad55
@@ -190,14 +189,14 @@ def classes_of_metrics(
     metrics:pd.DataFrame, # of `evaluate`
 )->list[str]: # in order
     "Return the classes that a table of metrics tells of."
-    return [name.removeprefix('specificity_') for name in metrics.index.difference(list(METRICS), sort=False)
-            if name.startswith('specificity_')]
+    return [name.removeprefix('specificity_') for name in metrics.index
+            if name.startswith('specificity_') and name not in METRICS]
 
 def per_class(
     metrics:pd.DataFrame, # of `evaluate`
 )->pd.DataFrame: # rows: classes; columns: precision, recall, specificity, f1, auc, as text with intervals
     "Put the classes side by side, to be read."
     table = pd.DataFrame(index=pd.Index(classes_of_metrics(metrics), name='class'))
-    for kind in ('precision', 'recall', 'specificity', 'f1', 'auc'):
+    for kind in CLASS_METRICS[:-1]:
         table[kind] = [format_interval(*metrics.loc[f'{kind}_{c}']) for c in table.index]
     return table

@@ -62,7 +62,7 @@ def name_rows(
     "Say which rows of a column are wrong: three by name, and how many more."
     def shown(value): return repr(value) if isinstance(value, str) and value != (value.strip() or None) else value
     rows, found = np.flatnonzero(wrong), predictions[column].to_numpy()
-    paths = predictions['path'] if 'path' in predictions else pd.Series('no path', predictions.index)
+    paths = predictions.get('path', pd.Series('no path', predictions.index))
     lines = [
         f'row {predictions.index[i]} ({paths.iloc[i]}), {column}: found {shown(found[i])}; {expected}'
         for i in rows[:3]]
@@ -103,8 +103,8 @@ def probability_problems(
     sums, total = numbers.sum(axis=1).astype(float), ' + '.join(numbers)
     tolerance = max(.002, .0005 * len(numbers.columns)) # half a thousandth for each of many classes
     off = (abs(sums - 1) > tolerance) & ~wrong.any(axis=1)
-    expected = 'expected a sum of 1 (apply softmax to logits)'
-    return lines + name_rows(predictions.assign(**{total: sums.round(4)}), off, total, expected)
+    shown = predictions.assign(**{total: sums.round(4)})
+    return lines + name_rows(shown, off, total, 'expected a sum of 1 (apply softmax to logits)')
 
 # %% ../../nbs/06_evaluation/01_predictions.ipynb #ec3bf5a5
 def answer_problems(
@@ -146,8 +146,8 @@ def row_problems(
         empty = predictions[c].isna() | (predictions[c].astype(str).str.strip() == '')
         lines += name_rows(predictions, empty, c, 'expected a value')
     if 'path' in predictions:
-        expected = 'expected each photo once; this one is there before'
-        lines += name_rows(predictions, predictions['path'].duplicated(), 'path', expected)
+        twice = predictions['path'].duplicated()
+        lines += name_rows(predictions, twice, 'path', 'expected each photo once; this one is there before')
     if 'split' in predictions:
         strange = ~predictions['split'].isin(['train', 'valid', 'test'])
         lines += name_rows(predictions, strange, 'split', 'expected one of train, valid, test')

@@ -11,7 +11,6 @@ __all__ = ['confidence', 'answered_and_wrong', 'risk_at', 'surest_first', 'risk_
 # %% ../../nbs/06_evaluation/18_risk_coverage.ipynb #8dfda6b5
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import digamma, entr
 
@@ -121,13 +120,6 @@ def aurc(
         return np.stack([area, best, failed[:, -1] / answered[:, -1], area - best], 1)
     return estimate(areas, ['aurc', 'best', 'random', 'excess'], answers.n_groups, n_boot)
 
-# %% ../../nbs/06_evaluation/18_risk_coverage.ipynb #af3b2a33
-def _plot_marks(axes:Axes, error:float)->None:
-    "Draw the curves that random and perfect confidences would have, for a network with this share of errors."
-    share = np.linspace(.001, 1, 500)
-    axes.axhline(100 * error, ls=':', color='.3', lw=1.2, label='random')
-    axes.plot(100 * share, 100 * np.maximum(0, 1 - (1 - error) / share), '--', color='.3', lw=1, label='perfect')
-
 # %% ../../nbs/06_evaluation/18_risk_coverage.ipynb #2ec7e35d
 def plot_risk_coverage(
     predictions:pd.DataFrame|dict[str, pd.DataFrame], # prediction table, or several by name
@@ -144,7 +136,10 @@ def plot_risk_coverage(
         curve, style = 100 * risk_coverage(table, split, group, n_boot, kind, points=25), class_style(i)
         axes.plot(curve['coverage'], curve['risk'], lw=2.5, label=name, **style)
         axes.fill_between(curve['coverage'], curve['low'], curve['high'], color=style['color'], alpha=.18, lw=0)
-        if len(tables) == 1: _plot_marks(axes, curve['risk'].iloc[-1] / 100)
+        if len(tables) > 1: continue
+        share, error = np.linspace(.001, 1, 500), curve['risk'].iloc[-1] / 100
+        axes.axhline(100 * error, ls=':', color='.3', lw=1.2, label='random')
+        axes.plot(100 * share, 100 * np.maximum(0, 1 - (1 - error) / share), '--', color='.3', lw=1, label='perfect')
     axes.set(xlabel='coverage: answered, %', ylabel='risk: wrong of the answered, %', xlim=(0, 100), ylim=(0, None))
     figure.legend(loc='outside lower center', ncols=3, frameon=False)
     return figure

@@ -136,11 +136,11 @@ def score_selective(
                               'expected one for each')
     of_class = np.eye(len(answers.classes))[answers.truth]
     said = np.asarray(answered, bool)[:, None] * of_class
-    totals = group_totals(np.concatenate([of_class, said, answers.right[:, None] * said], 1), answers.group)
+    totals = group_totals(np.hstack([of_class, said, answers.right[:, None] * said]), answers.group)
 
     def shares(weights):
         cases, said, right = np.split(weights @ totals, 3, axis=1)
         coverage, risk = said.sum(1) / cases.sum(1), 1 - ratio(right.sum(1), said.sum(1))
         return np.column_stack([coverage, risk, 1 - ratio(said, cases), ratio(right, said)])
-    refused, recall = [f'refused_{c}' for c in answers.classes], [f'recall_{c}' for c in answers.classes]
-    return estimate(shares, ['coverage', 'risk', *refused, *recall], answers.n_groups, n_boot)
+    by_class = [f'{kind}_{c}' for kind in ('refused', 'recall') for c in answers.classes]
+    return estimate(shares, ['coverage', 'risk', *by_class], answers.n_groups, n_boot)

@@ -191,11 +191,11 @@ def score_threshold(
 )->pd.DataFrame: # index: sensitivity, specificity, ppv, npv, share_called; columns: value, low, high
     "Score a threshold on photographs it was not fitted on, with 95 % intervals."
     part = scored_part(predictions, split)
-    called = threshold.call(part) if isinstance(threshold, Threshold) else threshold
-    if isinstance(threshold, Threshold): positive = threshold.positive
+    if isinstance(threshold, Threshold): positive, threshold = threshold.positive, threshold.call(part)
+    called = np.asarray(threshold, bool)[:, None]
     if len(called) != len(part):
         raise PredictionError(f'called: {len(called)} values for {len(part)} scored photographs; expected one for each')
-    rates, n_groups = rates_of_calls(part, positive, np.asarray(called, bool)[:, None], group)
+    rates, n_groups = rates_of_calls(part, positive, called, group)
     return estimate(rates, RATES, n_groups, n_boot)
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #aa8dd23b
@@ -221,8 +221,8 @@ def plot_threshold(
         axes.fill_between(lines, low[:-1], high[:-1], color=colour, alpha=.18, lw=0)
         axes.plot(chosen, value[-1], 'o', color=colour, mec='white', ms=8)
     axes.axvline(chosen, color='black', lw=1)
-    label = f'call {threshold.positive} if its probability is at least …'
-    axes.set(xscale='logit', xlim=(lines[0], lines[-1]), ylim=(0, 1.02), xlabel=label)
+    axes.set(xscale='logit', xlim=(lines[0], lines[-1]), ylim=(0, 1.02),
+             xlabel=f'call {threshold.positive} if its probability is at least …')
     ticks = [t for t in (.001, .01, .1, .5, .9, .99, .999) if lines[0] <= t <= lines[-1]]
     axes.set_xticks(ticks, [f'{t:g}' for t in ticks])
     axes.minorticks_off()

@@ -51,7 +51,7 @@ def where_weak(
     "Name the weakest class and the most frequent confusion, or say what their absence means."
     part = scored_part(predictions)
     worst, weakest = worst_confusion(predictions), weakest_class(predictions)
-    if worst is None or weakest is None:
+    if not (worst and weakest):
         n = part['patient'].nunique()
         unit = 'patient' if n < len(part) else 'photograph'
         rate = 100 * largest_error_rate(n)

@@ -20,7 +20,6 @@ from ..errors.baselines import metric_words
 from ..evaluation.curve_figures import plot_precision_recall, plot_roc
 from ..evaluation.confusion import confusion, plot_confusion
 from ..evaluation.metrics import METRICS, format_interval
-from ..evaluation.predictions import classes_of_predictions, scored_part
 from .narrative import describe_intervals
 
 # %% ../../nbs/11_use/03_scores.ipynb #f954260e
@@ -86,10 +85,10 @@ def class_rows(
     predictions:pd.DataFrame, # prediction table
 )->list[dict]: # for the template: name, n, cells of value and interval
     "Put the classes side by side."
-    n, rows = scored_part(predictions)['label'].value_counts(), []
-    for c in classes_of_predictions(predictions):
+    rows = []
+    for c, n in confusion(predictions).sum(axis=1).items():
         cells = [cell_words(*metrics.loc[f'{kind}_{c}']) for kind in CLASS_COLUMNS]
-        rows.append({'name': c, 'n': n.get(c, 0), 'cells': cells})
+        rows.append({'name': c, 'n': n, 'cells': cells})
     return rows
 
 # %% ../../nbs/11_use/03_scores.ipynb #67459ca1
@@ -103,7 +102,7 @@ def confusion_rows(
         for k, count in row.items():
             share = count / max(n, 1)
             per_cent = f'{100 * share:.0f} %' if n else ''
-            cells.append({'count': count, 'share': float(share), 'hit': c == k, 'per_cent': per_cent})
+            cells.append({'count': count, 'share': share, 'hit': c == k, 'per_cent': per_cent})
         rows.append({'name': c, 'cells': cells})
     return rows
 
