@@ -41,13 +41,14 @@ def describe_type(
 # %% ../../nbs/01_core/08_arguments.ipynb #4b9623ef
 def as_type(value:Any, kind:Any)->Any: # the value; None where it does not fit
     "Return a value as a plain type, or None."
-    if get_origin(kind) is tuple and isinstance(value, str) and not value.startswith('['):
-        value = [word.strip() for word in value.split(',') if word.strip()]
-    if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
-        words = [as_type(word, get_args(kind)[0]) for word in value]
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        if isinstance(value, str) and not value.startswith('['):
+            value = [word.strip() for word in value.split(',') if word.strip()]
+        if not isinstance(value, (list, tuple)): return None
+        words = [as_type(word, inner[0]) for word in value]
         return None if None in words else tuple(words)
-    if get_origin(kind) is Literal:
-        return next((word for word in get_args(kind) if word == value and type(word) is type(value)), None)
+    if origin is Literal: return next((word for word in inner if word == value and type(word) is type(value)), None)
     if isinstance(value, bool) and kind is not bool: return None
     if kind is float and isinstance(value, int): return float(value)
     return value if isinstance(kind, type) and isinstance(value, kind) else None
@@ -75,11 +76,11 @@ def check_names(
     error:type[Exception]=ValueError, # to raise
 )->None:
     "Raise an error for a name that is not known, with the one that was probably meant."
-    unknown = next((name for name in given if name not in known), None)
-    if unknown is None: return
-    near = nearest_word(unknown, known)
-    hint = f'did you mean {prefix}{near}?' if near else f'there are {", ".join(prefix + name for name in known)}.'
-    raise error(f'There is no setting {prefix}{unknown}: {hint}')
+    for unknown in given:
+        if unknown in known: continue
+        near = nearest_word(unknown, known)
+        hint = f'did you mean {prefix}{near}?' if near else f'there are {", ".join(prefix + name for name in known)}.'
+        raise error(f'There is no setting {prefix}{unknown}: {hint}')
 
 # %% ../../nbs/01_core/08_arguments.ipynb #d48e513b
 def complete_arguments(
@@ -93,7 +94,8 @@ def complete_arguments(
     kinds = get_type_hints(function, include_extras=True)
     known = {name: each.default for name, each in signature(function).parameters.items() if name not in decided}
     check_names(given, known, prefix, error)
-    if missing := [name for name, default in known.items() if default is Parameter.empty and name not in given]:
-        raise error(f'{prefix}{missing[0]} is missing: expected {describe_type(kinds.get(missing[0], Any))}.')
+    for name, default in known.items():
+        if default is Parameter.empty and name not in given:
+            raise error(f'{prefix}{name} is missing: expected {describe_type(kinds.get(name, Any))}.')
     checked = {name: check_value(prefix + name, value, kinds.get(name, Any), error) for name, value in given.items()}
     return {name: checked.get(name, default) for name, default in known.items()}

@@ -38,18 +38,18 @@ def as_jpeg(
 )->str: # data URI
     "Write a photograph as text that a browser shows."
     from PIL import Image
-    with BytesIO() as file:
-        Image.fromarray(rgb).save(file, 'JPEG', quality=82)
-        return as_uri(file.getvalue(), 'jpeg')
+    file = BytesIO()
+    Image.fromarray(rgb).save(file, 'JPEG', quality=82)
+    return as_uri(file.getvalue(), 'jpeg')
 
 # %% ../../nbs/01_core/07_html.ipynb #612b6507
 def as_png(
     figure:Figure, # any
 )->bytes: # of a PNG file
     "Draw a chart."
-    with BytesIO() as file:
-        figure.savefig(file, format='png', dpi=150)
-        return file.getvalue()
+    file = BytesIO()
+    figure.savefig(file, format='png', dpi=150)
+    return file.getvalue()
 
 def as_chart(
     figure:Figure, # any

@@ -124,7 +124,7 @@ def advise_on_rules(
     "Advise on a rule whose macro AUC is as good as the network's."
     if not baselines.macro_auc.notna().any(): return []
     rule, reached = baselines.macro_auc.idxmax(), baselines.macro_auc.max()
-    value, low, high = metrics.loc['macro_auc', ['value', 'low', 'high']]
+    value, low, high = metrics.loc['macro_auc']
     if reached < (value if np.isnan(low) else low): return []
     interval = '' if np.isnan(low) else f' ({low:.3f}–{high:.3f})'
     return [Advice(f'A simple rule, {rule}, reaches a macro AUC of {reached:.3f}; the network has '

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import Bounds, minimize
+from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from ..core.errors import PredictionError
 from .confusion import as_answers
-from .predictions import check_predictions, classes_of_predictions, fitting_part, probabilities
+from .predictions import check_predictions, classes_of_predictions, fitting_part
+from .predictions import probabilities, probability_columns
 
 # %% ../../nbs/06_evaluation/14_calibrate.ipynb #6ab31109
 def log_probabilities(
@@ -63,12 +64,11 @@ class Calibration:
         if found != list(self.classes):
             raise PredictionError(f'calibration of the classes {", ".join(self.classes)}, '
                                   f'table with {", ".join(found)}: expected the same, in the same order')
-        logits = np.array(self.scale) * log_probabilities(predictions) + np.array(self.shift)
-        probs = np.exp(log_softmax(logits, axis=1))
+        probs = np.exp(log_softmax(log_probabilities(predictions) * self.scale + self.shift, axis=1))
         chosen = pd.Index(found).get_indexer(predictions['pred'])
         kept = probs[np.arange(len(probs)), chosen] >= probs.max(1) - 1e-6
         pred = np.where(kept, predictions['pred'], np.array(found, dtype=object)[probs.argmax(1)])
-        return predictions.assign(pred=pred, **{f'p_{c}': probs[:, i] for i, c in enumerate(found)})
+        return predictions.assign(pred=pred, **dict(zip(probability_columns(predictions), probs.T)))
 
 # %% ../../nbs/06_evaluation/14_calibrate.ipynb #6c9d7e9b
 def penalised_loss(
@@ -104,11 +104,21 @@ def refuse_boundless(
                           'Fit on more photographs, raise the penalty, or leave the probabilities as they are')
 
 # %% ../../nbs/06_evaluation/14_calibrate.ipynb #f3ae311d
-def _to_fit(predictions:pd.DataFrame, split:str)->tuple[list, np.ndarray, np.ndarray]:
-    "Return classes, log p and truth."
-    part = fitting_part(predictions, split)
-    answers = as_answers(part, None)
-    return answers.classes, log_probabilities(part), answers.truth
+def _fit(kind:str, part:pd.DataFrame, pull:float, penalty:float)->Calibration:
+    "Find the scale of least loss, one for all classes; or with kind 'vector' scale and shift of each."
+    classes, truth, *_ = as_answers(part, None)
+    logits, C, single = log_probabilities(part), len(classes), kind == 'temperature'
+
+    def loss(found):
+        scale, shift = (np.repeat(found, C), np.zeros(C)) if single else np.split(found, 2)
+        value, *slopes = penalised_loss(scale, shift, logits, truth, pull, penalty)
+        return value, slopes[0].sum(keepdims=True) if single else np.concatenate(slopes)
+    start, bounds = ([1.], [BOUNDS]) if single else ([1.] * C + [0.] * C, [BOUNDS] * C + [(None, None)] * C)
+    options = {'ftol': 1e-15, 'gtol': 1e-8, 'maxiter': 1000}
+    found = minimize(loss, start, jac=True, method='L-BFGS-B', bounds=bounds, options=options).x
+    scale, shift = (found, np.zeros(C)) if single else np.split(found, 2)
+    refuse_boundless(scale, pull > 0 or ((scale * logits + shift).argmax(1) != truth).any(), len(truth))
+    return Calibration(kind, classes, scale.tolist(), (shift - shift.mean()).tolist(), len(truth))
 
 # %% ../../nbs/06_evaluation/14_calibrate.ipynb #9d108738
 def fit_temperature(
@@ -117,16 +127,7 @@ def fit_temperature(
     penalty:float=1., # pull of the scale towards 1, ≥ 0; 0: none, as in the paper
 )->Calibration: # of kind 'temperature'
     "Fit a temperature (Guo et al. 2017, section 4.2, https://arxiv.org/abs/1706.04599)."
-    classes, logits, truth = _to_fit(predictions, split)
-    C = len(classes)
-
-    def loss(scale):
-        value, slope, _ = penalised_loss(np.full(C, scale[0]), np.zeros(C), logits, truth, penalty)
-        return value, slope.sum(keepdims=True)
-    options = {'ftol': 1e-15, 'gtol': 1e-8}
-    scale = minimize(loss, [1.], jac=True, method='L-BFGS-B', bounds=[BOUNDS], options=options).x
-    refuse_boundless(scale, penalty > 0 or (logits.argmax(1) != truth).any(), len(truth))
-    return Calibration('temperature', classes, scale.tolist(), [0.] * C, len(truth))
+    return _fit('temperature', fitting_part(predictions, split), penalty, 0)
 
 # %% ../../nbs/06_evaluation/14_calibrate.ipynb #2b488647
 def fit_vector(
@@ -135,15 +136,4 @@ def fit_vector(
     penalty:float=10., # on differences between classes, ≥ 0; the mean scale is pulled a tenth as much; 0: none
 )->Calibration: # of kind 'vector'
     "Fit vector scaling (Guo et al. 2017, section 4.2), with a ridge penalty towards the identity."
-    classes, logits, truth = _to_fit(predictions, split)
-    C = len(classes)
-
-    def loss(parameters):
-        value, *slopes = penalised_loss(parameters[:C], parameters[C:], logits, truth, penalty / 10, penalty)
-        return value, np.concatenate(slopes)
-    bounds = Bounds(np.repeat([BOUNDS[0], -np.inf], C), np.repeat([BOUNDS[1], np.inf], C))
-    options = {'ftol': 1e-15, 'gtol': 1e-8, 'maxiter': 1000}
-    fitted = minimize(loss, np.repeat([1., 0.], C), jac=True, method='L-BFGS-B', bounds=bounds, options=options)
-    scale, shift = fitted.x.reshape(2, C)
-    refuse_boundless(scale, penalty > 0 or ((scale * logits + shift).argmax(1) != truth).any(), len(truth))
-    return Calibration('vector', classes, scale.tolist(), (shift - shift.mean()).tolist(), len(truth))
+    return _fit('vector', fitting_part(predictions, split), penalty / 10, penalty)

@@ -21,7 +21,7 @@ from scipy.stats import binom
 from ..core.errors import PredictionError
 from .bootstrap import estimate, estimate_and_resamples, observed
 from .confusion import as_answers
-from .metrics import METRICS, noisy_metrics
+from .metrics import METRICS, metric_names, noisy_metrics
 from .paired import match_photos, run_statistics
 
 # %% ../../nbs/06_evaluation/11_compare.ipynb #7bd79521
@@ -60,8 +60,8 @@ def compare(
     common:bool=False, # compare only the photographs that both have, with a warning?
 )->pd.DataFrame: # index metric; columns a, b, difference (a - b), low, high, p; attrs as of `evaluate`
     "Compute the paired difference of every metric, with its 95 % BCa interval over patients and a p value."
-    (score_a, names, answers), (score_b, _, _) = run_statistics({'a': a, 'b': b}, group, split, common)
-    n_groups = answers.n_groups
+    (score_a, score_b), answers = run_statistics({'a': a, 'b': b}, group, split, common)
+    names, n_groups = metric_names(answers.classes), answers.n_groups
 
     def difference(weights): return score_a(weights) - score_b(weights)
     table = difference_table(difference, names, n_groups, n_boot, seed, noisy_metrics()).rename_axis('metric')
@@ -127,11 +127,11 @@ def models_statistic(
     common:bool=False, # compare only the photographs that all have, with a warning?
 )->tuple[Callable, int]: # weights (R,G) → values (R,M); G
     "Return one metric of several networks, all on the same resamples."
-    runs = run_statistics(tables, group, split, common)
-    _, names, answers = runs[0]
+    scores, answers = run_statistics(tables, group, split, common)
+    names = metric_names(answers.classes)
     if metric not in names: raise PredictionError(f'no metric {metric!r}; expected one of {", ".join(names)}')
     column = names.index(metric)
-    def values(weights): return np.stack([score(weights)[:, column] for score, _, _ in runs], 1)
+    def values(weights): return np.stack([score(weights)[:, column] for score in scores], 1)
     return values, answers.n_groups
 
 # %% ../../nbs/06_evaluation/11_compare.ipynb #02eaf470
@@ -187,8 +187,7 @@ def compare_models(
     def differences(weights):
         found = values(weights)
         return found[:, left] - found[:, right]
-    numbers = range(len(pairs))
-    noisy = tuple(numbers) if metric in noisy_metrics() else ()
-    table = difference_table(differences, numbers, n_groups, n_boot, seed, noisy)
+    noisy = tuple(described.index) if metric in noisy_metrics() else ()
+    table = difference_table(differences, described.index, n_groups, n_boot, seed, noisy)
     value = observed(values, n_groups)
     return described.assign(value_a=value[left], value_b=value[right]).join(table).assign(p_holm=holm(table['p']))

@@ -140,15 +140,14 @@ def score_sets(
         raise PredictionError(f'sets of shape {sets.shape} for {len(answers.truth)} scored photographs '
                               f'and {len(answers.classes)} classes: expected {answers.probs.shape}')
     C, size, hit = len(answers.classes), sets.sum(1), sets[np.arange(len(sets)), answers.truth]
-    of_class = np.eye(C)[answers.truth]
-    counts = np.column_stack([size, size == 1, (size == 1) & hit, size == 0])
-    totals = group_totals(np.concatenate([of_class, of_class * hit[:, None], counts], 1), answers.group)
+    of_class, alone = np.eye(C)[answers.truth], size == 1
+    counts = np.column_stack([of_class, of_class * hit[:, None], size, alone, alone & hit, size == 0])
+    totals = group_totals(counts, answers.group)
 
     def shares(weights):
         cases, hits, counts = np.split(weights @ totals, [C, 2 * C], axis=1)
         n, (size, single, right, empty) = cases.sum(1), counts.T
-        sizes = [size / n, single / n, ratio(right, single), empty / n]
-        return np.column_stack([hits.sum(1) / n, ratio(hits, cases), *sizes])
-    by_class = [f'coverage_{c}' for c in answers.classes]
-    names = ['coverage', *by_class, 'size', 'single', 'single_right', 'empty']
+        return np.column_stack([
+            hits.sum(1) / n, ratio(hits, cases), size / n, single / n, ratio(right, single), empty / n])
+    names = ['coverage', *(f'coverage_{c}' for c in answers.classes), 'size', 'single', 'single_right', 'empty']
     return estimate(shares, names, answers.n_groups, n_boot)

@@ -47,8 +47,7 @@ def groups_of(
         raise PredictionError(f'no column {group!r} to resample by; the table has {", ".join(part.columns)}, '
                               'or pass group=None')
     groups = pd.factorize(part[group])[0]
-    if groups.min() < 0:
-        empty = (groups < 0).sum()
+    if empty := (groups < 0).sum():
         raise PredictionError(f'column {group}: {empty} rows are empty; expected a value in each, or group=None')
     return groups
 
@@ -90,7 +89,7 @@ def plot_confusion(
     counts = confusion(predictions, split)
     shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0).to_numpy()
     side = 1.3 + .85 * len(counts)
-    figure = Figure(figsize=(side, side), dpi=90, layout='constrained')
+    figure = Figure((side, side), dpi=90, layout='constrained')
     axes = figure.subplots()
     axes.imshow(shares, cmap='cividis', vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):

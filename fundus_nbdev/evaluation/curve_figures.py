@@ -70,7 +70,7 @@ def square_panels(
 )->tuple[Figure, np.ndarray]: # the figure, and its n axes
     "Make square axes from 0 to 1."
     rows, columns = -(-n // 2), min(n, 2)
-    figure = Figure(figsize=(4.2, 5 if n == 1 else 2.1 * rows + .4), dpi=90, layout='constrained')
+    figure = Figure((4.2, 5 if n == 1 else 2.1 * rows + .4), dpi=90, layout='constrained')
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     ticks, labels = np.linspace(0, 1, 5), ['0', '', '0.5', '', '1']
     for axes in panels:
@@ -137,10 +137,9 @@ def curve_numbers(
 )->tuple[dict[str, str], str]: # class → label; what its number is, and which classes have no photographs
     "Write what stands beside the curves."
     absent = [name for name, k in zip(answers.classes, answers.counts) if k == 0]
-    says = {'auc': 'AUC', 'average_precision': 'average precision'}[kind] + ' (95 % interval); thin line: guessing'
+    says = {'auc': 'AUC'}.get(kind, 'average precision') + ' (95 % interval); thin line: guessing'
     if absent: says += f'\nno photographs, no curve: {", ".join(absent)}'
-    found = metrics[['value', 'low', 'high']]
-    return {name: f'{name} {format_interval(*found.loc[f"{kind}_{name}"])}' for name in answers.classes}, says
+    return {name: f'{name} {format_interval(*metrics.loc[f"{kind}_{name}"])}' for name in answers.classes}, says
 
 # %% ../../nbs/06_evaluation/09_curve_figures.ipynb #bb048108
 def plot_roc(
@@ -196,13 +195,13 @@ def plot_classes(
     "Draw a row for each metric of each class: a dot, its interval, and both as text."
     classes = classes_of_metrics(metrics)
     rows, names = (len(classes) + 1) * len(kinds), {'f1': 'F1', 'auc': 'AUC'}
-    figure = Figure(figsize=(4.6, .5 + .24 * rows), dpi=90, layout='constrained')
+    figure = Figure((4.6, .5 + .24 * rows), dpi=90, layout='constrained')
     axes = figure.subplots()
     for head, kind in zip(range(0, rows, len(classes) + 1), kinds):
         axes.text(0, head, names.get(kind, kind.replace('_', ' ')), weight='bold', va='center')
         for number, name in enumerate(classes):
             row, colour = head + 1 + number, class_style(number)['color']
-            value, low, high = metrics.loc[f'{kind}_{name}', ['value', 'low', 'high']]
+            value, low, high = metrics.loc[f'{kind}_{name}']
             axes.plot([low, high], [row, row], color=colour, linewidth=2)
             axes.plot(value, row, 'o', color=colour, markersize=7, markeredgecolor='black', markeredgewidth=.6)
             axes.text(1.04, row, format_interval(value, low, high), va='center')

@@ -146,9 +146,9 @@ def share_band(
     drawn = drawn[~np.isnan(drawn).any(1)]
     if len(drawn) == 0: return table
     (low, high), (least, most) = np.quantile(drawn, [.025, .975], axis=0), wilson(value, patients)
-    closed = np.asarray(beyond) > 3 - 1e-9
-    low, high = np.minimum(low, least), np.maximum(high, most)
-    return table.assign(low=np.where(closed, low, np.nan), high=np.where(closed, high, np.nan))
+    table['low'], table['high'] = np.minimum(low, least), np.maximum(high, most)
+    table.loc[beyond <= 3 - 1e-9, ['low', 'high']] = np.nan
+    return table
 
 # %% ../../nbs/06_evaluation/08_curves.ipynb #cdd8a49f
 GRID = np.linspace(0, 1, 101) # where bands are computed: 0, 0.01 … 1

@@ -94,7 +94,7 @@ class BuiltIn(NamedTuple):
     def __call__(self, truth:np.ndarray, probabilities:np.ndarray)->float:
         "Compute it for class numbers (N,) and probabilities (N,C)."
         n, C = probabilities.shape
-        answers = Answers([str(c) for c in range(C)], truth, probabilities.argmax(1), probabilities, np.arange(n))
+        answers = Answers(list(range(C)), truth, probabilities.argmax(1), probabilities, np.arange(n))
         found = metric_values(answers, np.ones((1, n), np.int32), group_sums(answers), rank_classes(answers))
         return float(found[self.name][0])
 
@@ -124,22 +124,19 @@ def metric_names(
     classes:list[str], # class names, in order
 )->list[str]: # metric names, in the order of every table here
     "Return the metrics of a table with these classes: overall ones, then those of each class."
-    names = list(METRICS)
-    for c in classes: names += [f'{kind}_{c}' for kind in CLASS_METRICS]
-    return names
+    return [*METRICS, *(f'{kind}_{c}' for c in classes for kind in CLASS_METRICS)]
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #b30f9861
 def further_values(
     answers:Answers, # the scored part
     weights:np.ndarray, # how often each group was drawn, (R,G), integer
-)->dict[str, np.ndarray]: # metric → its value in each resample, (R,), NaN where undefined
+)->dict[str, list]: # metric → its value in each resample, R of them, NaN where undefined
     "Compute the registered metrics that have no fast form, one resample after the other."
     further = [found for found in METRICS.values() if not isinstance(found.function, BuiltIn)]
-    values = {found.name: np.full(len(weights), np.nan) for found in further}
-    if not further: return values
-    for i, counts in enumerate(weights):
+    values:dict[str, list] = {found.name: [] for found in further}
+    for counts in weights if further else ():
         rows = np.repeat(np.arange(len(answers.truth)), counts[answers.group])
-        for found in further: values[found.name][i] = found.function(answers.truth[rows], answers.probs[rows])
+        for found in further: values[found.name].append(found.function(answers.truth[rows], answers.probs[rows]))
     return values
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #afacad55
@@ -184,7 +181,7 @@ def format_interval(
 )->str: # such as '0.91 (0.87–0.94)'
     "Write a value with its interval as text; a dash where it is undefined."
     if np.isnan(value): return '–'
-    if np.isnan(low) or np.isnan(high): return f'{value:.{digits}f}'
+    if np.isnan(low): return f'{value:.{digits}f}'
     return f'{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})'
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #2b21809b
@@ -192,15 +189,14 @@ def classes_of_metrics(
     metrics:pd.DataFrame, # of `evaluate`
 )->list[str]: # in order
     "Return the classes that a table of metrics tells of."
-    return [name.removeprefix('specificity_') for name in metrics.index.difference(list(METRICS), sort=False)
-            if name.startswith('specificity_')]
+    return [name.removeprefix('specificity_') for name in metrics.index
+            if name.startswith('specificity_') and name not in METRICS]
 
 def per_class(
     metrics:pd.DataFrame, # of `evaluate`
 )->pd.DataFrame: # rows: classes; columns: precision, recall, specificity, f1, auc, as text with intervals
     "Put the classes side by side, to be read."
     table = pd.DataFrame(index=pd.Index(classes_of_metrics(metrics), name='class'))
-    found = metrics[['value', 'low', 'high']]
-    for kind in ('precision', 'recall', 'specificity', 'f1', 'auc'):
-        table[kind] = [format_interval(*found.loc[f'{kind}_{c}']) for c in table.index]
+    for kind in CLASS_METRICS[:-1]:
+        table[kind] = [format_interval(*metrics.loc[f'{kind}_{c}']) for c in table.index]
     return table

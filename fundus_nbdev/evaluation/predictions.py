@@ -64,7 +64,7 @@ def name_rows(
     rows = np.flatnonzero(wrong)
     if not len(rows): return [] # the common case, and checks run often
     found = predictions[column].to_numpy()
-    paths = predictions['path'] if 'path' in predictions else pd.Series('no path', predictions.index)
+    paths = predictions.get('path', pd.Series('no path', predictions.index))
     lines = [
         f'row {predictions.index[i]} ({paths.iloc[i]}), {column}: found {shown(found[i])}; {expected}'
         for i in rows[:3]]
@@ -109,8 +109,8 @@ def probability_problems(
     tolerance = max(.002, .0005 * values.shape[1]) # half a thousandth for each of many classes
     off = (abs(sums - 1) > tolerance) & ~wrong.any(1)
     if not off.any(): return lines
-    expected = 'expected a sum of 1 (apply softmax to logits)'
-    return lines + name_rows(predictions.assign(**{total: sums.round(4)}), off, total, expected)
+    shown = predictions.assign(**{total: sums.round(4)})
+    return lines + name_rows(shown, off, total, 'expected a sum of 1 (apply softmax to logits)')
 
 # %% ../../nbs/06_evaluation/01_predictions.ipynb #ec3bf5a5
 def answer_problems(
@@ -152,8 +152,8 @@ def row_problems(
         empty = predictions[c].isna() | np.array([not str(value).strip() for value in predictions[c]])
         lines += name_rows(predictions, empty, c, 'expected a value')
     if 'path' in predictions:
-        expected = 'expected each photo once; this one is there before'
-        lines += name_rows(predictions, predictions['path'].duplicated(), 'path', expected)
+        twice = predictions['path'].duplicated()
+        lines += name_rows(predictions, twice, 'path', 'expected each photo once; this one is there before')
     if 'split' in predictions:
         strange = ~predictions['split'].isin(['train', 'valid', 'test'])
         lines += name_rows(predictions, strange, 'split', 'expected one of train, valid, test')

@@ -6,8 +6,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/06_evaluation/reading.html.md"
 
 # %% auto #0
 __all__ = ['CONTRACT_COLUMNS', 'VALUES', 'in_contract', 'find_separator', 'check_rows', 'read_text_columns', 'parse_numbers',
-           'name_classes', 'check_values', 'as_probabilities', 'patients_in_names', 'complete_columns', 'value_hints',
-           'reading_hints', 'read_predictions']
+           'name_classes', 'as_probabilities', 'patients_in_names', 'complete_columns', 'value_hints', 'reading_hints',
+           'read_predictions']
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #6fafe77a
 from functools import partial
@@ -38,12 +38,11 @@ def find_separator(
     columns:dict[str, str], # names in the file → names here
 )->str: # , or ; or tab
     "Return the character that separates the columns of a CSV file."
-    found = {}
-    for separator in ',;\t':
+    def names_found(separator):
         with open(path, encoding='utf-8-sig', newline='') as file:
             names = next(csv.reader(file, delimiter=separator), [])
-        found[separator] = (sum(in_contract(columns.get(name, name)) for name in names), len(names))
-    return max(found, key=lambda separator: found[separator])
+        return sum(in_contract(columns.get(name, name)) for name in names), len(names)
+    return max(',;\t', key=names_found)
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #3e5ce411
 def check_rows(
@@ -109,19 +108,6 @@ def name_classes(
 # %% ../../nbs/06_evaluation/02_reading.ipynb #3d2204a5
 VALUES = ('probabilities', 'percent', 'logits') # what columns of a file may hold
 
-# %% ../../nbs/06_evaluation/02_reading.ipynb #fe61af22
-def check_values(
-    predictions:pd.DataFrame, # with columns p_<class>…
-    values:str, # what they hold
-    negative:str|None, # of two classes the one without a column
-)->None: # nothing
-    "Raise a `PredictionError` for options that don't fit the columns."
-    if values not in VALUES: raise PredictionError(f'values={values!r}: expected one of {", ".join(VALUES)}')
-    columns = probability_columns(predictions)
-    if negative is not None and (len(columns) != 1 or columns == [f'p_{negative}']):
-        raise PredictionError(f'negative={negative!r} names, of two classes, the one without a column; '
-                              f'the file has {", ".join(columns) or "no column p_<class>"}')
-
 # %% ../../nbs/06_evaluation/02_reading.ipynb #13c9bbd8
 def as_probabilities(
     predictions:pd.DataFrame, # with columns p_<class>…
@@ -129,8 +115,12 @@ def as_probabilities(
     negative:str|None=None, # of two classes the one without a column
 )->pd.DataFrame: # the same rows with probabilities, a column for each class
     "Turn what a file holds into probabilities; raise a `PredictionError` for values that are not numbers."
-    check_values(predictions, values, negative)
+    if values not in VALUES: raise PredictionError(f'values={values!r}: expected one of {", ".join(VALUES)}')
     if values == 'probabilities' and negative is None: return predictions # the check of the table says what is wrong
+    columns = probability_columns(predictions)
+    if negative is not None and (len(columns) != 1 or columns == [f'p_{negative}']):
+        raise PredictionError(f'negative={negative!r} names, of two classes, the one without a column; '
+                              f'the file has {", ".join(columns) or "no column p_<class>"}')
     found, problems = as_numbers(predictions).astype(float), []
     for c in found: problems += name_rows(predictions, ~np.isfinite(found[c]), c, 'expected a number')
     if problems: raise PredictionError('\n- '.join(['some values are not numbers:', *problems]))
@@ -139,14 +129,14 @@ def as_probabilities(
         found.insert(0, f'p_{negative}', 0. if values == 'logits' else whole - found.squeeze(axis=1))
     if values == 'percent': found = found / 100
     if values == 'logits': found[:] = softmax(found.to_numpy(), axis=1)
-    return predictions.drop(columns=probability_columns(predictions)).assign(**found)
+    return predictions.drop(columns=columns).assign(**found)
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #a76ae9ec
 def patients_in_names(
     paths:pd.Series, # photographs
 )->list[str]: # one patient a photograph
     "Return patients as photo tables find them, `12_left.jpg` and `12_right.jpg`; else each photograph is one."
-    names = guess_patients([str(path) for path in paths], Path())
+    names = guess_patients(list(paths), Path())
     return names if len(set(names)) < len(names) else list(paths)
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #d79891aa
@@ -213,8 +203,7 @@ def read_predictions(
     "Read a CSV of predictions, made here or elsewhere, into a prediction table."
     try: table = read_text_columns(path, columns or {})
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, csv.Error) as error:
-        why = f'not a CSV table in UTF-8 with a line of column names ({error})'
-        raise PredictionError(f'{path}: {why}') from error
+        raise PredictionError(f'{path}: not a CSV table in UTF-8 with a line of column names ({error})') from error
     if labels: table = name_classes(table, labels)
     for c in ('fold', *probability_columns(table)):
         if c in table: table[c] = parse_numbers(table[c].str.rstrip('% ') if values == 'percent' else table[c], decimal)

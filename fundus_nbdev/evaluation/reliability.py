@@ -85,15 +85,6 @@ def reliability(
     table.insert(0, 'confidence', np.bincount(bin_of, stated) / n.sum(0))
     return table.assign(n=n.sum(0).astype(int)).rename_axis('bin')
 
-# %% ../../nbs/06_evaluation/13_reliability.ipynb #10f6769b
-def _draw_reliability(above, below, points:pd.DataFrame, stated:np.ndarray, name:str, number:int)->None:
-    "Draw one network: its bins into the diagram, and how often it states each probability below."
-    style, spread = class_style(number), abs(points[['low', 'high']].to_numpy().T - points['right'].to_numpy())
-    above.errorbar(points['confidence'], points['right'], spread, marker='os^Dv'[number % 5], markersize=5, capsize=2,
-                   elinewidth=1, label=name, clip_on=False, **style)
-    shares = np.full(len(stated), 1 / len(stated))
-    below.hist(stated, np.linspace(0, 1, 41), weights=shares, histtype='step', linewidth=1.5, **style)
-
 # %% ../../nbs/06_evaluation/13_reliability.ipynb #32ed2666
 def plot_reliability(
     predictions:pd.DataFrame|dict[str, pd.DataFrame], # prediction table, or several by name
@@ -104,14 +95,19 @@ def plot_reliability(
 )->Figure: # the diagram, and below it how often each probability is stated
     "Draw a reliability diagram with 95 % intervals over patients."
     tables = predictions if isinstance(predictions, dict) else {'': predictions}
-    points = {name: reliability(table, bins, split, group, positive) for name, table in tables.items()}
-    least = 0 if positive else pd.concat(points)[['confidence', 'right', 'low']].min(axis=None)
-    figure = Figure(figsize=(3.8, 4.4), dpi=90, layout='constrained')
+    found = {name: reliability(table, bins, split, group, positive) for name, table in tables.items()}
+    least = 0 if positive else pd.concat(found)[['confidence', 'right', 'low']].min(axis=None)
+    figure = Figure((3.8, 4.4), dpi=90, layout='constrained')
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
     above.plot([0, 1], [0, 1], color='.6', linewidth=1)
     for number, (name, table) in enumerate(tables.items()):
+        style, points = class_style(number), found[name]
+        spread = abs(points[['low', 'high']].to_numpy().T - points['right'].to_numpy())
+        above.errorbar(points['confidence'], points['right'], spread, marker='os^Dv'[number % 5], markersize=5,
+                       capsize=2, elinewidth=1, label=name, clip_on=False, **style)
         stated = stated_and_true(answers_of(table, group, split), positive)[0]
-        _draw_reliability(above, below, points[name], stated, name, number)
+        shares = np.full(len(stated), 1 / len(stated))
+        below.hist(stated, np.linspace(0, 1, 41), weights=shares, histtype='step', linewidth=1.5, **style)
     if '' not in tables: above.legend(frameon=False)
     true, said = ('right', 'confidence') if positive is None else (positive, f'probability of {positive}')
     above.set(ylabel=f'share that is {true}', xlim=(least, 1), ylim=(least, 1))
@@ -184,16 +180,6 @@ def squared_error(
 # %% ../../nbs/06_evaluation/13_reliability.ipynb #e073a2fb
 FEWEST = 10 # patients with an outcome, right or wrong, below which the interval of squared_error is not given
 
-# %% ../../nbs/06_evaluation/13_reliability.ipynb #cccafda7
-def _squared(answers:Answers, stated:np.ndarray, true:np.ndarray, bins:int, n_boot:int)->pd.Series:
-    "Estimate the squared error with its interval, which needs enough patients of either outcome."
-    bin_of = equal_mass(stated, bins)
-    gaps, counts = (sums_by_bin(values, bin_of, answers.group) for values in (true - stated, np.ones(len(stated))))
-    def squares(weights): return squared_error(weights, gaps, counts)
-    found = estimate(squares, ['squared_error'], answers.n_groups, n_boot).iloc[0]
-    fewest = min(len(np.unique(answers.group[outcome])) for outcome in (true, ~true))
-    return found.mask(found.index != 'value') if fewest < FEWEST else found
-
 # %% ../../nbs/06_evaluation/13_reliability.ipynb #0858cf34
 def calibration_error(
     predictions:pd.DataFrame, # prediction table
@@ -209,7 +195,12 @@ def calibration_error(
     stated, true = stated_and_true(answers, positive)
     found = expected_error(true[None], stated, equal_width(stated))[0]
     shown = errors_if_calibrated(true, stated, answers.group, n_draws)
-    squared = _squared(answers, stated, true, bins, n_boot)
+    bin_of = equal_mass(stated, bins)
+    gaps, counts = (sums_by_bin(values, bin_of, answers.group) for values in (true - stated, np.ones(len(stated))))
+    def squares(weights): return squared_error(weights, gaps, counts)
+    squared = estimate(squares, ['squared_error'], answers.n_groups, n_boot).iloc[0]
+    fewest = min(len(np.unique(answers.group[outcome])) for outcome in (true, ~true))
+    if fewest < FEWEST: squared[['low', 'high']] = np.nan
     rows = {
         'ece': (found, np.nan, np.nan),
         'ece_if_calibrated': (shown.mean(), *np.quantile(shown, [.025, .975])),

@@ -8,6 +8,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/06_evaluation/simulate.html.md
 __all__ = ['ALIKE', 'OWN', 'SHARED', 'class_centres', 'posterior', 'draw_predictions', 'shift_folds']
 
 # %% ../../nbs/06_evaluation/03_simulate.ipynb #a0c099fe
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
@@ -31,20 +33,12 @@ def class_centres(
 # %% ../../nbs/06_evaluation/03_simulate.ipynb #610dab41
 def posterior(
     seen:np.ndarray, # what the network sees of each photograph, (n,C)
-    prior:np.ndarray, # shares of the classes, (C,)
+    prior:Sequence[float], # shares of the classes, C of them
     skill:float=1., # as for `class_centres`
 )->np.ndarray: # (n,C), rows sum to one
     "Return the exact probability of each class, by Bayes' rule."
     distance = ((seen[:, None] - class_centres(len(prior), skill))**2).sum(2)
     return softmax(np.log(prior) - distance / (2 * (OWN**2 + SHARED**2)), axis=1)
-
-# %% ../../nbs/06_evaluation/03_simulate.ipynb #4a6d8de0
-def _parts(patients:np.ndarray, split:dict[str, float], rng:np.random.Generator)->np.ndarray:
-    "Draw a part for each photograph; those of a patient stay together."
-    ends = np.cumsum(list(split.values()))
-    if abs(ends[-1] - 1) > 1e-9: raise PredictionError(f'split: shares {split} sum to {ends[-1]:g}; expected 1')
-    drawn = np.searchsorted(ends, rng.random(patients.max() + 1), 'right').clip(max=len(ends) - 1)
-    return np.array(list(split))[drawn][patients]
 
 # %% ../../nbs/06_evaluation/03_simulate.ipynb #dda6448e
 def draw_predictions(
@@ -63,15 +57,19 @@ def draw_predictions(
                               'expected a share for each, with sum 1')
     rng, C = np.random.default_rng(seed), len(classes)
     patient = np.repeat(np.arange(n), rng.integers(1, 3, n))[:n]
-    usual, own = rng.choice(C, n, p=prior), rng.choice(C, n, p=prior)
+    usual, own = rng.choice(C, (2, n), p=prior)
     truth = np.where(rng.random(n) < ALIKE, usual[patient], own)
     noise = SHARED * rng.normal(size=(n, C))[patient] + OWN * rng.normal(size=(n, C))
     worse = camera * np.hypot(OWN, SHARED) * (np.eye(C)[-1] - np.eye(C)[0]) / np.sqrt(2)
     seen = class_centres(C, skill)[truth] + noise + worse
-    powered = posterior(seen, np.array(prior), skill)**(1 / temperature)
+    powered = posterior(seen, prior, skill)**(1 / temperature)
     paths, patients = [f'{i}.jpg' for i in range(n)], [f'p{p}' for p in patient]
     photos = pd.DataFrame({'path': paths, 'patient': patients, 'label': np.array(classes)[truth]})
-    if split: photos['split'] = _parts(patient, split, rng)
+    if split:
+        ends = np.cumsum(list(split.values()))
+        if abs(ends[-1] - 1) > 1e-9: raise PredictionError(f'split: shares {split} sum to {ends[-1]:g}; expected 1')
+        part = np.searchsorted(ends, rng.random(patient.max() + 1), 'right').clip(max=len(ends) - 1)
+        photos['split'] = np.array(list(split))[part][patient]
     return prediction_table(photos, list(classes), powered / powered.sum(1, keepdims=True))
 
 # %% ../../nbs/06_evaluation/03_simulate.ipynb #9b36b08c

@@ -80,16 +80,15 @@ def fit_line(
     spread:tuple[float, float]=(1., .5), # how far off they may be: standard deviations, > 0
 )->tuple[float, float]: # height at the centre (log-odds), slope
     "Fit the chance of a positive as σ(height + slope · (z - centre)), by penalised logistic regression."
-    believed, reach = np.array(start), np.array(spread)
     design = np.stack([np.ones(len(z)), z - centre], 1)
 
     def loss(line):
-        odds, off = design @ line, (line - believed) / reach
+        odds, off = design @ line, (line - start) / spread
         error = weight * (expit(odds) - positive)
         value = (weight * (np.logaddexp(0, odds) - positive * odds)).sum() + (off**2).sum() / 2
-        return value, design.T @ error + off / reach
-    bounds = [(None, None), (believed[1] / 10, None)]
-    height, slope = minimize(loss, believed, jac=True, method='L-BFGS-B', bounds=bounds).x
+        return value, design.T @ error + off / spread
+    bounds = [(None, None), (start[1] / 10, None)]
+    height, slope = minimize(loss, start, jac=True, method='L-BFGS-B', bounds=bounds).x
     return float(height), float(slope)
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #6c57739c
@@ -126,19 +125,14 @@ def allowed_misses(
     return int(np.floor(n * (kept.sum() - 1) / patients + 1e-9))
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #fec8cc33
-def _wrong_side(
-    part:pd.DataFrame,
-    positive:str,
-    of_class:bool,
-    share:float,
-    sure:float|None,
-    group:str|None,
-)->tuple[np.ndarray, int]:
-    "Return the scores of the class, or of the others, lowest first; and how many may lie on the wrong side."
+def _threshold_for(kind:str, share:float, part:pd.DataFrame, positive:str, sure:float|None, group:str|None)->Threshold:
+    "Choose the threshold that gets no more of the class, or of the others, wrong than asked."
     score, is_positive = positive_scores(part, positive)
-    chosen = is_positive == of_class
-    n_patients = groups_of(part[chosen], group).max() + 1
-    return np.sort(score[chosen]), allowed_misses(chosen.sum(), share, sure, n_patients)
+    chosen = is_positive if kind == 'sensitivity' else ~is_positive
+    wrong = allowed_misses(chosen.sum(), share, sure, groups_of(part[chosen], group).max() + 1)
+    ranked = np.sort(score[chosen])
+    value = ranked[wrong] if kind == 'sensitivity' else np.nextafter(ranked[-1 - wrong], 2)
+    return make_threshold(part, positive, value, {kind: share, 'sure': sure} if sure else {kind: share})
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #cdab5dfc
 def threshold_for_sensitivity(
@@ -150,10 +144,7 @@ def threshold_for_sensitivity(
     split:str='valid', # part to fit on, as for `fitting_part`
 )->Threshold: # the highest that keeps the promise
     "Choose the threshold that misses no more of a class than asked."
-    part = fitting_part(predictions, split)
-    score, misses = _wrong_side(part, positive, True, sensitivity, sure, group)
-    asked = {'sensitivity': sensitivity, 'sure': sure} if sure else {'sensitivity': sensitivity}
-    return make_threshold(part, positive, score[misses], asked)
+    return _threshold_for('sensitivity', sensitivity, fitting_part(predictions, split), positive, sure, group)
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #28701634
 def threshold_for_specificity(
@@ -165,10 +156,7 @@ def threshold_for_specificity(
     split:str='valid', # part to fit on, as for `fitting_part`
 )->Threshold: # the lowest that keeps the promise
     "Choose the threshold that calls no more of the other classes than asked."
-    part = fitting_part(predictions, split)
-    score, alarms = _wrong_side(part, positive, False, specificity, sure, group)
-    asked = {'specificity': specificity, 'sure': sure} if sure else {'specificity': specificity}
-    return make_threshold(part, positive, np.nextafter(score[::-1][alarms], 2), asked)
+    return _threshold_for('specificity', specificity, fitting_part(predictions, split), positive, sure, group)
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #967e30bb
 RATES = ('sensitivity', 'specificity', 'ppv', 'npv', 'share_called') # of a way to call photographs positive
@@ -203,19 +191,12 @@ def score_threshold(
 )->pd.DataFrame: # index: sensitivity, specificity, ppv, npv, share_called; columns: value, low, high
     "Score a threshold on photographs it was not fitted on, with 95 % intervals."
     part = scored_part(predictions, split)
-    called = threshold.call(part) if isinstance(threshold, Threshold) else threshold
-    if isinstance(threshold, Threshold): positive = threshold.positive
+    if isinstance(threshold, Threshold): positive, threshold = threshold.positive, threshold.call(part)
+    called = np.asarray(threshold, bool)[:, None]
     if len(called) != len(part):
         raise PredictionError(f'called: {len(called)} values for {len(part)} scored photographs; expected one for each')
-    rates, n_groups = rates_of_calls(part, positive, np.asarray(called, bool)[:, None], group)
+    rates, n_groups = rates_of_calls(part, positive, called, group)
     return estimate(rates, RATES, n_groups, n_boot)
-
-# %% ../../nbs/06_evaluation/15_thresholds.ipynb #af9b9c94
-def _draw_rate(axes, lines:np.ndarray, table:np.ndarray, chosen:float, name:str, colour:str, style:str)->None:
-    "Draw a rate at each line with its band, and at the chosen line, which is the last of the table."
-    axes.plot(lines, table[:-1, 0], color=colour, ls=style, lw=2, label=f'{name} {table[-1, 0]:.2f}')
-    axes.fill_between(lines, table[:-1, 1], table[:-1, 2], color=colour, alpha=.18, lw=0)
-    axes.plot(chosen, table[-1, 0], 'o', color=colour, mec='white', ms=8)
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #aa8dd23b
 def plot_threshold(
@@ -231,14 +212,17 @@ def plot_threshold(
     ends = log_odds(np.append(np.quantile(score, [.02, .98]), chosen))
     lines = expit(np.linspace(ends.min(), ends.max(), 60))
     rates, n_groups = rates_of_calls(part, threshold.positive, score[:, None] >= np.append(lines, chosen), group)
-    table = estimate(rates, range(5 * 61), n_groups, n_boot).to_numpy().reshape(61, 5, 3)
-    figure = Figure(figsize=(4.2, 3.5), dpi=90, layout='constrained')
+    table = estimate(rates, range(5 * 61), n_groups, n_boot).to_numpy().reshape(61, 5, 3) # the chosen line is the last
+    figure = Figure((4.2, 3.5), dpi=90, layout='constrained')
     axes = figure.subplots()
-    _draw_rate(axes, lines, table[:, 0], chosen, 'sensitivity', CLASS_COLOURS[0], '-')
-    _draw_rate(axes, lines, table[:, 1], chosen, 'specificity', CLASS_COLOURS[5], '--')
+    for rate, colour, style in ((0, CLASS_COLOURS[0], '-'), (1, CLASS_COLOURS[5], '--')):
+        value, low, high = table[:, rate].T
+        axes.plot(lines, value[:-1], color=colour, ls=style, lw=2, label=f'{RATES[rate]} {value[-1]:.2f}')
+        axes.fill_between(lines, low[:-1], high[:-1], color=colour, alpha=.18, lw=0)
+        axes.plot(chosen, value[-1], 'o', color=colour, mec='white', ms=8)
     axes.axvline(chosen, color='black', lw=1)
-    label = f'call {threshold.positive} if its probability is at least …'
-    axes.set(xscale='logit', xlim=(lines[0], lines[-1]), ylim=(0, 1.02), xlabel=label)
+    axes.set(xscale='logit', xlim=(lines[0], lines[-1]), ylim=(0, 1.02),
+             xlabel=f'call {threshold.positive} if its probability is at least …')
     ticks = [t for t in (.001, .01, .1, .5, .9, .99, .999) if lines[0] <= t <= lines[-1]]
     axes.set_xticks(ticks, [f'{t:g}' for t in ticks])
     axes.minorticks_off()
