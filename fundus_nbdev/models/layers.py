@@ -6,8 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/05_models/layers.html.md"""
 
 # %% auto #0
 __all__ = ['NORMS', 'ACTIVATIONS', 'STEMS', 'POOLS', 'PickingConv', 'conv', 'LayerNorm2d', 'group_norm', 'norm_layer',
-           'activation_layer', 'conv_norm_act', 'trace_shapes', 'imagenet_stem', 'cifar_stem', 'AvgMaxPool',
-           'head_layers']
+           'activation_layer', 'conv_norm_act', 'trace_shapes', 'imagenet_stem', 'AvgMaxPool', 'head_layers']
 
 # %% ../../nbs/05_models/01_layers.ipynb #2acb12fe
 from collections import OrderedDict
@@ -56,9 +55,8 @@ def group_norm(
     return nn.GroupNorm(gcd(32, n_channels // 2, n_channels), n_channels)
 
 # %% ../../nbs/05_models/01_layers.ipynb #0ec30717
-NORMS = Registry('norm', ModelError)
-NORMS.update(batch=nn.BatchNorm2d, layer=LayerNorm2d, group=group_norm,
-             instance=partial(nn.InstanceNorm2d, affine=True), none=nn.Identity)
+NORMS = Registry('norm', ModelError, batch=nn.BatchNorm2d, layer=LayerNorm2d, group=group_norm,
+                 instance=partial(nn.InstanceNorm2d, affine=True), none=nn.Identity)
 
 # %% ../../nbs/05_models/01_layers.ipynb #b28259e2
 def norm_layer(
@@ -69,8 +67,8 @@ def norm_layer(
     return NORMS.find(name)(n_channels)
 
 # %% ../../nbs/05_models/01_layers.ipynb #7b69eccb
-ACTIVATIONS = Registry('activation', ModelError)
-ACTIVATIONS.update(relu=nn.ReLU, leaky_relu=nn.LeakyReLU, elu=nn.ELU, gelu=nn.GELU, silu=nn.SiLU, mish=nn.Mish)
+ACTIVATIONS = Registry('activation', ModelError, relu=nn.ReLU, leaky_relu=nn.LeakyReLU, elu=nn.ELU, gelu=nn.GELU,
+                       silu=nn.SiLU, mish=nn.Mish)
 
 # %% ../../nbs/05_models/01_layers.ipynb #7dcb221a
 def activation_layer(
@@ -89,9 +87,8 @@ def conv_norm_act(
     activation:str|None='relu', # a name of `ACTIVATIONS`, or None to end with the norm
 )->nn.Sequential: # with `conv`, `norm` and `act`
     "Build a convolution and its norm, and an activation if asked for."
-    layers = nn.Sequential()
-    layers.add_module('conv', conv(n_in, n_out, kernel, stride, bias=norm == 'none'))
-    layers.add_module('norm', norm_layer(norm, n_out))
+    convolution = conv(n_in, n_out, kernel, stride, bias=norm == 'none')
+    layers = nn.Sequential(OrderedDict(conv=convolution, norm=norm_layer(norm, n_out)))
     if activation is not None: layers.add_module('act', activation_layer(activation))
     return layers
 
@@ -120,19 +117,8 @@ def imagenet_stem(
     layers.add_module('pool', nn.MaxPool2d(3, 2, padding=1))
     return layers
 
-# %% ../../nbs/05_models/01_layers.ipynb #f351b36b
-def cifar_stem(
-    n_channels:int, # channels of the photos: 3 for RGB
-    n_out:int, # channels that go out
-    norm:str='batch', # a name of `NORMS`
-    activation:str='relu', # a name of `ACTIVATIONS`
-)->nn.Sequential: # (B, n_channels, H, W) → (B, n_out, H, W)
-    "Build a 3×3 convolution, norm and activation."
-    return conv_norm_act(n_channels, n_out, 3, 1, norm, activation)
-
 # %% ../../nbs/05_models/01_layers.ipynb #572b8ed0
-STEMS = Registry('stem', ModelError)
-STEMS.update(imagenet=imagenet_stem, cifar=cifar_stem)
+STEMS = Registry('stem', ModelError, imagenet=imagenet_stem, cifar=conv_norm_act) # each takes norm and activation by name
 
 # %% ../../nbs/05_models/01_layers.ipynb #b0543cbb
 class AvgMaxPool(nn.Module):
@@ -143,8 +129,8 @@ class AvgMaxPool(nn.Module):
         return torch.cat([x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)], 1)
 
 # %% ../../nbs/05_models/01_layers.ipynb #f872a625
-POOLS = Registry('pool', ModelError)
-POOLS.update({'avg': partial(nn.AdaptiveAvgPool2d, 1), 'max': partial(nn.AdaptiveMaxPool2d, 1), 'avg+max': AvgMaxPool})
+POOLS = Registry('pool', ModelError, avg=partial(nn.AdaptiveAvgPool2d, 1), max=partial(nn.AdaptiveMaxPool2d, 1))
+POOLS.add('avg+max', AvgMaxPool)
 
 # %% ../../nbs/05_models/01_layers.ipynb #d79ee8f4
 def head_layers(
