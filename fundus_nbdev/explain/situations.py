@@ -15,14 +15,15 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
+
+from ..models.layers import head_layers
 
 # %% ../../nbs/08_explain/21_situations.ipynb #6d9a12d1
 def in_place_network()->nn.Sequential: # (B,3,H,W) → (B,3)
     "Build convolutions, batch norm, ReLU in place, dropout."
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout(),
-        nn.Conv2d(8, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(12, 3))
+    first, second = (Conv2dNormActivation(*channels, stride=2, bias=True) for channels in ((3, 8), (8, 12)))
+    return nn.Sequential(*first, nn.Dropout(), *second, *head_layers(12, 3, dropout=.5))
 
 # %% ../../nbs/08_explain/21_situations.ipynb #35c96d1f
 class FunctionalNetwork(nn.Module):
@@ -40,22 +41,21 @@ class FunctionalNetwork(nn.Module):
         return self.head(nn.functional.dropout(x.mean((2, 3)), training=self.training))
 
 # %% ../../nbs/08_explain/21_situations.ipynb #07089ca8
-class CountingNetwork(nn.Module):
+class CountingNetwork(nn.Sequential):
     "Count calls in a buffer, and keep a running mean of what comes in; (B,3,H,W) → (B,3)."
     calls:Tensor
     seen:Tensor
 
     def __init__(self):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8)
-        self.act, self.head = nn.ReLU(), nn.Linear(8, 3)
+        layers = Conv2dNormActivation(3, 8, stride=2, bias=True, inplace=False)
+        super().__init__(layers, *head_layers(8, 3))
         self.register_buffer('calls', torch.zeros((), dtype=torch.long))
         self.register_buffer('seen', torch.zeros(3))
 
     def forward(self, x:Tensor)->Tensor:
         self.calls += 1
         self.seen = .9 * self.seen + .1 * x.detach().mean((0, 2, 3))
-        return self.head(self.act(self.norm(self.conv(x))).mean((2, 3)))
+        return super().forward(x)
 
 # %% ../../nbs/08_explain/21_situations.ipynb #be2542a9
 def small_networks()->dict[str, nn.Module]: # what it is → the network
@@ -94,8 +94,8 @@ def in_use(
     frozen:bool=False, # no weight asks for gradients
 )->tuple[nn.Module, Tensor]: # both
     "Put a network in eval mode."
-    model = model.eval().to(dtype or x.dtype)
-    return model.requires_grad_(False) if frozen else model, x.to(dtype or x.dtype)
+    if frozen: model.requires_grad_(False)
+    return model.eval().to(dtype), x.to(dtype)
 
 # %% ../../nbs/08_explain/21_situations.ipynb #7648fde1
 SITUATIONS:dict[str, tuple[Callable, Callable]] = {
