@@ -53,9 +53,8 @@ VERSIONED = ('torch', 'torchvision', 'fastai', 'numpy', 'pillow', 'opencv-python
 # %% ../../nbs/05_models/05_bundle.ipynb #7a1a56c7
 def versions()->dict[str, str]: # name → version
     "Return the versions of the software, and the processor, that shaped a result."
-    packages = {name: version(name) for name in VERSIONED}
-    own = {'fundus_nbdev': fundus_nbdev.__version__, 'python': platform.python_version()}
-    return own | packages | {'machine': platform.machine()}
+    return {'fundus_nbdev': fundus_nbdev.__version__, 'python': platform.python_version(),
+            **{name: version(name) for name in VERSIONED}, 'machine': platform.machine()}
 
 # %% ../../nbs/05_models/05_bundle.ipynb #cd82eab4
 def _write_info(folder:Path, info:BundleInfo)->None:

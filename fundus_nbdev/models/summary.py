@@ -154,13 +154,14 @@ def list_layers(
     "Run a batch and write down each layer as it ends."
     names = {module: name for name, module in model.named_modules()}
     rows:list[tuple] = []
-    counted:set[int] = set()
+    counted:set[nn.Parameter] = set()
     def note(module, inputs, output):
         if not has_row(module, model): return
-        own = {id(p): p.numel() for p in module.parameters(recurse=False) if id(p) not in counted}
+        own = {*module.parameters(recurse=False)} - counted
         counted.update(own)
         macs = layer_macs(module, inputs, output) // len(x)
-        rows.append((names[module], type(module).__name__, output_shape(output), sum(own.values()), macs))
+        n_parameters = sum(p.numel() for p in own)
+        rows.append((names[module], type(module).__name__, output_shape(output), n_parameters, macs))
     with undisturbed(model), hooked(model, note):
         try: model(x)
         except Exception as error:
@@ -217,7 +218,7 @@ def summary(
 )->Summary: # `layers`, `parameters`, `trainable`, `parameter_bytes`, `macs`; prints as a table
     "List the layers of a network as they run, with output shapes, parameters and multiply-adds."
     layers = list_layers(model, example_batch(model, x_or_shape))
-    n_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    n_bytes = sum(p.nbytes for p in model.parameters())
     return Summary(layers, count_parameters(model), count_parameters(model, trainable_only=True), n_bytes)
 
 # %% ../../nbs/05_models/04_summary.ipynb #606f2b3f
