@@ -10,8 +10,8 @@ __all__ = ['LOCAL_KINDS', 'degrade_region', 'train_briefly', 'KnownCauses', 'haz
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #f39d8186
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import cache, partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -78,13 +78,11 @@ def train_briefly(
     return net.eval()
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #94f53652
-@dataclass(frozen=True, eq=False)
-class KnownCauses:
+class KnownCauses(NamedTuple):
     "Photographs that a network calls degraded, and the place in each that made it say so."
     net:nn.Module # in eval mode; class 1 is "degraded"
     photos:np.ndarray # (N,H,W,3), uint8
     x:Tensor # the same as the network sees them, (N,3,H,W)
-    whole:Tensor # the photographs before they were degraded, (N,3,H,W)
     masks:np.ndarray # where they were, (N,H,W), bool
     accuracy:float # of the network on all new photographs, degraded or not
 
@@ -93,14 +91,13 @@ def hazy_retinas(
     people:Iterable[int], # seeds of the drawn retinas
     n:int, # photographs
     seed:int, # names the chance
-)->list[np.ndarray]: # photos (n,96,96,3), the same clean, masks (n,96,96)
+)->list[np.ndarray]: # photos (n,96,96,3), masks (n,96,96)
     "Draw retinas, turned in all directions; every second one has a patch of haze."
     eyes = [crop_fov(draw_retina(person, 110, camera='round').rgb, 96) for person in people]
     rng, found = np.random.default_rng(seed), []
     for k in range(n):
         clean = np.ascontiguousarray(np.rot90(eyes[rng.integers(len(eyes))], int(rng.integers(4))))
-        hazy = degrade(clean, 'haze', rng.uniform(.4, .8) * (k % 2), region='random', seed=1000 * seed + k)
-        found.append((hazy.rgb, clean, hazy.mask))
+        found.append(degrade(clean, 'haze', rng.uniform(.4, .8) * (k % 2), region='random', seed=1000 * seed + k))
     return [np.stack(parts) for parts in zip(*found)]
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #ef81b892
@@ -115,13 +112,13 @@ def five_layers()->nn.Sequential: # (B,3,H,W) → (B,2)
 def hazy_example()->KnownCauses: # 96 px a side; made once in a process, so change nothing in it
     "Train a network to see haze, and return new photographs of other eyes whose haze it found."
     def batch(photos): return (torch.tensor(photos).permute(0, 3, 1, 2) / 255 - .5) / .25
-    photos, *_ = hazy_retinas(range(14), 448, seed=1)
+    photos, _ = hazy_retinas(range(14), 448, seed=1)
     net = train_briefly(five_layers, batch(photos), torch.arange(448) % 2, steps=200, lr=1e-2)
-    photos, whole, masks = hazy_retinas(range(50, 54), 60, seed=2)
+    photos, masks = hazy_retinas(range(50, 54), 60, seed=2)
     label = torch.arange(60) % 2 # 1: hazy
     with torch.no_grad(): right = net(batch(photos)).argmax(1) == label
     found, accuracy = (right & (label == 1)).numpy(), right.float().mean().item()
-    return KnownCauses(net, photos[found], batch(photos[found]), batch(whole[found]), masks[found], accuracy)
+    return KnownCauses(net, photos[found], batch(photos[found]), masks[found], accuracy)
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #71629830
 def degraded_pairs(
@@ -141,7 +138,7 @@ def degraded_pairs(
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #0f33626f
 @cache
-def pairs_example()->tuple[KnownCauses, np.ndarray]: # 64 px a side; fields of view, (N,64,64), bool; as above
+def pairs_example()->tuple[KnownCauses, Tensor, np.ndarray]: # 64 px a side, as above; `x` whole; fields of view, bool
     "Train a network to tell whole from degraded, and return new photographs whose answer turned."
     def batch(photos): return torch.from_numpy(photos).permute(0, 3, 1, 2).float().contiguous() / 255 - .5
     photos, *_ = degraded_pairs(24, 6, first=100)
@@ -151,8 +148,8 @@ def pairs_example()->tuple[KnownCauses, np.ndarray]: # 64 px a side; fields of v
     with torch.no_grad(): right = net(batch(photos)).argmax(1).view(-1, 2).numpy() == [0, 1]
     turned = right.all(1)
     whole, degraded = photos[::2][turned], photos[1::2][turned]
-    example = KnownCauses(net, degraded, batch(degraded), batch(whole), masks[1::2][turned], float(right.mean()))
-    return example, fields[1::2][turned]
+    example = KnownCauses(net, degraded, batch(degraded), masks[1::2][turned], float(right.mean()))
+    return example, batch(whole), fields[1::2][turned]
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #e3665a00
 def vessel_pieces(
