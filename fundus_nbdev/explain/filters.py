@@ -139,14 +139,13 @@ def layer_activations(
 def plot_activations(
     maps:Tensor, # of one photo, (K,h,w)
     columns:int=8, # maps in a row
-    quantile:float=.998, # share of all values below full colour, over 0, at most 1
 )->Figure: # the maps on one scale, numbered at the left; flat ones crossed out
     "Plot all maps that a layer makes of a photo."
     if maps.ndim != 3:
         raise ExplainError(f'maps: found shape {tuple(maps.shape)}; '
                            'expected those of one photo, (K,h,w), such as activations[0]')
     maps = maps.detach().float().cpu()
-    flat, top = is_flat(maps).numpy(), np.quantile(maps.abs(), quantile) or maps.abs().max().item() or 1.
+    flat, top = is_flat(maps).numpy(), np.quantile(maps.abs(), .998) or maps.abs().max().item() or 1.
     sheet = mosaic(np.where(flat[:, None, None], np.nan, maps.numpy()), columns, fill=np.nan)
     colours = {'cmap': 'RdBu_r', 'vmin': -top} if maps.min() < 0 else {'cmap': 'viridis', 'vmin': 0}
     figure, ax = sheet_figure(sheet, maps.shape[1:], columns, min(1.25, 5 / columns), .9, 84, vmax=top, **colours)

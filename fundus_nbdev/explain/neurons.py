@@ -161,8 +161,8 @@ def draw_neuron(
         return
     top, left, bottom, right = square(box, picture.shape[:2])
     for colour, width in (('white', 2.4), ('black', 1)):
-        frame = Rectangle((left - .5, top - .5), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=width)
-        axes[0].add_patch(frame)
+        size = right - left, bottom - top
+        axes[0].add_patch(Rectangle((left - .5, top - .5), *size, fill=False, edgecolor=colour, linewidth=width))
     axes[1].imshow(picture[top:bottom, left:right], interpolation='bicubic')
     inside = gradient[:, top:bottom, left:right]
     limit = np.quantile(inside.abs().float().cpu(), .998).item()
