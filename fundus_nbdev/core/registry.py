@@ -19,8 +19,9 @@ class Registry(dict):
     def __init__(self,
         kind:str, # of the things in it, such as 'metric'
         error:type[Exception]=ValueError, # raised for names that are not in it
+        **entries, # name → what is in it from the beginning
     ):
-        super().__init__()
+        super().__init__(entries)
         self.kind, self.error = kind, error
 
     def add(self, name:str, value:Any)->Any: # the value

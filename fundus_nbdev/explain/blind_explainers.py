@@ -44,10 +44,9 @@ def random_maps(
     model:nn.Module|None, # not used
     x:Tensor, # photos, (B,3,H,W)
     classes:Classes=None, # only their number counts
-    seed:int=0, # of the noise
 )->Tensor: # (B,C,H,W), 0 to 1
-    "Draw noise: every pixel for itself."
-    generator = torch.Generator().manual_seed(seed)
+    "Draw noise: every pixel for itself, the same in each call."
+    generator = torch.Generator().manual_seed(0)
     return torch.rand(len(x), count_maps(classes), *x.shape[-2:], generator=generator).to(x.device)
 
 # %% ../../nbs/08_explain/16_blind_explainers.ipynb #4358394a

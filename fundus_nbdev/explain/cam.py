@@ -12,7 +12,6 @@ __all__ = ['CAM_METHODS', 'Look', 'cam_method', 'gradcam', 'hirescam', 'layercam
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +45,7 @@ def cam_method(
     gradients:bool=False, # does it read `look.gradients`?
 )->Callable: # decorator
     "Register a function from a `Look` to maps (B,C,h,w) as a class activation map."
-    def keep(function:Any)->Any:
+    def keep(function):
         CAM_METHODS.add(name, function).gradients = gradients
         return function
     return keep
@@ -83,7 +82,7 @@ def safe_divide(
     whole:Tensor, # denominator, broadcast
 )->Tensor: # part / whole, and 0 where the whole is 0
     "Divide, with 0 where there is nothing to divide by."
-    return torch.where(whole == 0, 0, part / torch.where(whole == 0, 1, whole))
+    return torch.where(whole == 0, 0, part / whole)
 
 # %% ../../nbs/08_explain/06_cam.ipynb #20804ada
 @cam_method('xgradcam', gradients=True)
@@ -167,15 +166,13 @@ def scorecam(
 @cam_method('sidu')
 def sidu(
     look:Look, # activations, photos, and the network to ask
-    sigma:float=0.25, # width of "similar", a difference of probabilities
 )->Tensor: # (B,C,h,w), 0 or more
     "Compute SIDU (Muddamsetty et al. 2022, https://doi.org/10.1016/j.patcog.2022.108604, section 3)."
-    each = zip(look.photos, look.activations, look.scores.float().softmax(1), look.chosen)
-    return torch.stack([_sidu(look.answer, *one, sigma) for one in each])
-
-def _sidu(answer, photo, activations, p, chosen, sigma):
-    masks = (activations > activations.amax((1, 2), keepdim=True).clamp(min=0) / 2).float()
-    through = masked_scores(answer, photo, masks).softmax(1)                                # (K,N)
-    similar = torch.exp(-(through - p)[:, chosen].square() / (2 * sigma**2))                # (K,C)
-    unique = torch.cdist(through, through, compute_mode='donot_use_mm_for_euclid_dist').sum(1)
-    return torch.einsum('kc,khw->chw', similar * unique[:, None], masks) / len(masks)
+    maps = []
+    for photo, A, p, chosen in zip(look.photos, look.activations, look.scores.float().softmax(1), look.chosen):
+        masks = (A > A.amax((1, 2), keepdim=True).clamp(min=0) / 2).float()
+        through = masked_scores(look.answer, photo, masks).softmax(1)                       # (K,N)
+        similar = torch.exp(-(through - p)[:, chosen].square() / (2 * .25**2)) # .25 apart: not similar   (K,C)
+        unique = torch.cdist(through, through, compute_mode='donot_use_mm_for_euclid_dist').sum(1)
+        maps.append(torch.einsum('kc,khw->chw', similar * unique[:, None], masks) / len(masks))
+    return torch.stack(maps)

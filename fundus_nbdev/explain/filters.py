@@ -71,8 +71,8 @@ def filter_tiles(
 )->np.ndarray: # (K,h,w,3) for 3 channels, else (K·channels,h,w,3); 0…1
     "Turn filters into pictures around grey."
     if filters.ndim != 4 or not filters.numel():
-        found = tuple(filters.shape)
-        raise ExplainError(f'filters: found shape {found}; expected (K,channels,h,w), as of first_filters')
+        raise ExplainError(f'filters: found shape {tuple(filters.shape)}; '
+                           'expected (K,channels,h,w), as of first_filters')
     bright = torch.stack([around_grey(f) for f in filters]) if own_scale else around_grey(filters)
     if filters.shape[1] != 3: bright = bright.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
     return bright.permute(0, 2, 3, 1).cpu().numpy()
@@ -89,12 +89,11 @@ def sheet_figure(
 )->tuple[Figure, Axes]: # with the sheet in it
     "Show a sheet, and write the number of its first tile beside each row."
     h, w = tile[0] + 1, tile[1] + 1
-    rows, (height, width) = range((len(sheet) + 1) // h), sheet.shape[:2]
+    (height, width), rows = sheet.shape[:2], np.arange((len(sheet) + 1) // h)
     figure = Figure((inches * width / w + beside, inches * height / w + .1), dpi=dpi, layout='constrained')
     ax = figure.subplots()
     ax.imshow(sheet, **style)
-    ticks, labels = [h * row + h / 2 - 1 for row in rows], [step * row for row in rows]
-    ax.set(xticks=[], yticks=ticks, yticklabels=labels, frame_on=False)
+    ax.set(xticks=[], yticks=h * rows + h / 2 - 1, yticklabels=step * rows, frame_on=False)
     ax.tick_params(length=0, labelsize=7)
     return figure, ax
 
@@ -140,14 +139,13 @@ def layer_activations(
 def plot_activations(
     maps:Tensor, # of one photo, (K,h,w)
     columns:int=8, # maps in a row
-    quantile:float=.998, # share of all values below full colour, over 0, at most 1
 )->Figure: # the maps on one scale, numbered at the left; flat ones crossed out
     "Plot all maps that a layer makes of a photo."
     if maps.ndim != 3:
-        found = f'found shape {tuple(maps.shape)}; expected those of one photo, (K,h,w), such as activations[0]'
-        raise ExplainError(f'maps: {found}')
+        raise ExplainError(f'maps: found shape {tuple(maps.shape)}; '
+                           'expected those of one photo, (K,h,w), such as activations[0]')
     maps = maps.detach().float().cpu()
-    flat, top = is_flat(maps).numpy(), np.quantile(maps.abs(), quantile) or maps.abs().max().item() or 1.
+    flat, top = is_flat(maps).numpy(), np.quantile(maps.abs(), .998) or maps.abs().max().item() or 1.
     sheet = mosaic(np.where(flat[:, None, None], np.nan, maps.numpy()), columns, fill=np.nan)
     colours = {'cmap': 'RdBu_r', 'vmin': -top} if maps.min() < 0 else {'cmap': 'viridis', 'vmin': 0}
     figure, ax = sheet_figure(sheet, maps.shape[1:], columns, min(1.25, 5 / columns), .9, 84, vmax=top, **colours)

@@ -14,6 +14,7 @@ from math import ceil
 
 import numpy as np
 import torch
+from fastcore.basics import listify
 from torch import Tensor, nn
 
 from ..core.errors import ExplainError
@@ -35,6 +36,7 @@ def chosen_scores(
     bs:int=32, # photos in the network at once
 )->tuple[Tensor, Tensor]: # classes (B,C), int64; their scores (B,C)
     "Return the classes to explain and their scores on the photos as they are; record nothing."
+    if bs < 1: raise ExplainError(f'bs: found {bs}; expected 1 or more')
     with torch.no_grad():
         scores = torch.cat([check_scores(forward(model, part), len(part)) for part in photos.split(bs)])
     chosen = resolve_classes(scores, classes)
@@ -108,9 +110,8 @@ def saliency_scale(
     "Return the value to paint white: a quantile of each picture's strengths, the highest of a gallery's."
     if not 0 < quantile <= 1:
         raise ExplainError(f'quantile: found {quantile}; expected more than 0, at most 1, such as .99')
-    if not isinstance(saliencies, (list, tuple)): saliencies = [saliencies]
-    pictures = [strength(saliency).flatten(-2).sort(-1).values for saliency in saliencies]
-    return shared_scale([picture[..., ceil(quantile * picture.shape[-1]) - 1] for picture in pictures])
+    pictures = [strength(saliency).flatten(-2) for saliency in listify(saliencies)]
+    return shared_scale([picture.kthvalue(ceil(quantile * picture.shape[-1])).values for picture in pictures])
 
 # %% ../../nbs/08_explain/09_gradients.ipynb #b9579531
 def stripes(

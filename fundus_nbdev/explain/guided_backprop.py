@@ -67,8 +67,9 @@ class GuidedReLUs(TorchFunctionMode):
     met = 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        call = read_relu(func, args, kwargs or {})
-        if call is None: return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        call = read_relu(func, args, kwargs)
+        if call is None: return func(*args, **kwargs)
         x, top, inplace = call
         self.met += 1
         guided = GuidedReLU.apply(x, top)
@@ -83,11 +84,11 @@ def guiding(
     x:Tensor, # what was given as photos
 )->Iterator[Tensor]: # photos, (B,channels,H,W)
     "Guide every ReLU of a network inside; raise an ExplainError where that would mean nothing."
-    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
-    if scripted:
-        raise ExplainError('guided backprop: the ReLUs inside TorchScript cannot be seen, and '
-                           f'{scripted[0] or "the network"} is scripted or traced; '
-                           f'explain the network it was made from. {ADVICE}')
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ExplainError('guided backprop: the ReLUs inside TorchScript cannot be seen, and '
+                               f'{name or "the network"} is scripted or traced; '
+                               f'explain the network it was made from. {ADVICE}')
     with isolated(model, x) as photos, GuidedReLUs() as relus: yield photos
     if relus.met: return
     others = sorted({type(module).__name__ for module in model.modules() if 'activation' in type(module).__module__})

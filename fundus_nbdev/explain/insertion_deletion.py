@@ -8,8 +8,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/08_explain/insertion_deletion.
 __all__ = ['replacement', 'removal_order', 'Curves', 'insertion_deletion']
 
 # %% ../../nbs/08_explain/19_insertion_deletion.ipynb #7e532cd4
-from dataclasses import dataclass
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,17 +40,15 @@ def replacement(
 def removal_order(
     maps:Tensor, # (B,C,h,w)
     size:Sequence[int], # of the photos, (H,W)
-    seed:int=0, # of the order between equal values
 )->Tensor: # (B,C,H,W), 0 for the pixel that goes first, up to just under 1
     "Return when each pixel goes, as a share of all pixels."
     values = enlarged(maps.float(), size).flatten(2)
-    shuffled = torch.randperm(values.shape[-1], generator=torch.Generator().manual_seed(seed)).to(values.device)
+    shuffled = torch.randperm(values.shape[-1], generator=torch.Generator().manual_seed(0)).to(values.device)
     order = shuffled[values[..., shuffled].argsort(dim=-1, descending=True, stable=True)]
     return (order.argsort(-1) / values.shape[-1]).unflatten(-1, tuple(size))
 
 # %% ../../nbs/08_explain/19_insertion_deletion.ipynb #99218e34
-@dataclass(frozen=True, eq=False)
-class Curves:
+class Curves(NamedTuple):
     "Probability of a class while pixels go or come."
     share:Tensor # of pixels that were removed or inserted, (S+1,), 0 to 1
     deletion:Tensor # (B,C,S+1), from the photo to the replacement
@@ -71,20 +69,19 @@ def insertion_deletion(
     classes:Classes=None, # of the maps; None: what the network answers
     steps:int=20, # equal shares of the pixels
     baseline:str|float|Tensor='blur', # as for `replacement`
-    seed:int=0, # of the order between equal values
 )->Curves: # one of each for each photo and class
     "Remove and insert pixels in the order of maps (Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421, 3.2)."
     maps, chosen = merge_channels(maps), answered_classes(model, x, classes)
     if maps.shape[:2] != chosen.shape:
-        expected = f'{chosen.shape[0]} photos and {chosen.shape[1]} classes'
-        raise ExplainError(f'maps: found {tuple(maps.shape)}; expected {expected}')
+        raise ExplainError(f'maps: found {tuple(maps.shape)}; '
+                           f'expected {chosen.shape[0]} photos and {chosen.shape[1]} classes')
     def probability(mixed): # (B,C)
         scores = forward(model, mixed.flatten(0, 1)).float().softmax(1).unflatten(0, chosen.shape)
         return scores.gather(2, chosen[..., None])[..., 0]
+    def curve(before, after): # (B,C,S+1)
+        return torch.stack([probability(torch.where(order < s, after, before)) for s in share], -1).cpu()
     share = torch.linspace(0, 1, steps + 1)
     with isolated(model, x) as photos:
-        order = removal_order(maps, photos.shape[-2:], seed)[:, :, None].to(photos.device)
+        order = removal_order(maps, photos.shape[-2:])[:, :, None].to(photos.device)
         full, empty = photos[:, None], replacement(photos, baseline)[:, None]
-        deletion = [probability(torch.where(order < s, empty, full)) for s in share]
-        insertion = [probability(torch.where(order < s, full, empty)) for s in share]
-    return Curves(share, torch.stack(deletion, -1).cpu(), torch.stack(insertion, -1).cpu())
+        return Curves(share, curve(full, empty), curve(empty, full))

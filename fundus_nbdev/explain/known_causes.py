@@ -10,15 +10,17 @@ __all__ = ['LOCAL_KINDS', 'degrade_region', 'train_briefly', 'KnownCauses', 'haz
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #f39d8186
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import cache, partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
 from ..core.errors import ExplainError
+from ..models.layers import head_layers
 from ..models.resnet import resnet
 from ..photos.field_of_view import crop_fov, fov_mask
 from ..synth.degradations import Degraded, Field, degrade
@@ -76,13 +78,11 @@ def train_briefly(
     return net.eval()
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #94f53652
-@dataclass(frozen=True, eq=False)
-class KnownCauses:
+class KnownCauses(NamedTuple):
     "Photographs that a network calls degraded, and the place in each that made it say so."
     net:nn.Module # in eval mode; class 1 is "degraded"
     photos:np.ndarray # (N,H,W,3), uint8
     x:Tensor # the same as the network sees them, (N,3,H,W)
-    whole:Tensor # the photographs before they were degraded, (N,3,H,W)
     masks:np.ndarray # where they were, (N,H,W), bool
     accuracy:float # of the network on all new photographs, degraded or not
 
@@ -91,38 +91,34 @@ def hazy_retinas(
     people:Iterable[int], # seeds of the drawn retinas
     n:int, # photographs
     seed:int, # names the chance
-)->tuple[np.ndarray, np.ndarray, Tensor, np.ndarray]: # photos (n,96,96,3), the same clean, label (n,), masks (n,96,96)
-    "Draw retinas, turned in all directions; every second one has a patch of haze (label 1)."
+)->list[np.ndarray]: # photos (n,96,96,3), masks (n,96,96)
+    "Draw retinas, turned in all directions; every second one has a patch of haze."
     eyes = [crop_fov(draw_retina(person, 110, camera='round').rgb, 96) for person in people]
     rng, found = np.random.default_rng(seed), []
     for k in range(n):
         clean = np.ascontiguousarray(np.rot90(eyes[rng.integers(len(eyes))], int(rng.integers(4))))
-        hazy = degrade(clean, 'haze', rng.uniform(.4, .8) * (k % 2), region='random', seed=1000 * seed + k)
-        found.append((hazy.rgb, clean, hazy.mask))
-    photos, whole, masks = map(np.stack, zip(*found))
-    return photos, whole, torch.arange(n) % 2, masks
+        found.append(degrade(clean, 'haze', rng.uniform(.4, .8) * (k % 2), region='random', seed=1000 * seed + k))
+    return [np.stack(parts) for parts in zip(*found)]
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #ef81b892
 def five_layers()->nn.Sequential: # (B,3,H,W) → (B,2)
     "Build four convolutions and a linear head, with random weights."
-    layers = []
-    for channels, width, stride in [(3, 8, 2), (8, 16, 2), (16, 24, 2), (24, 24, 1)]:
-        convolution = nn.Conv2d(channels, width, 3, stride, 1)
-        layers.append(nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)))
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 2))
+    sizes = [(3, 8, 3, 2), (8, 16, 3, 2), (16, 24, 3, 2), (24, 24, 3, 1)] # channels in and out, kernel, stride
+    layers = [Conv2dNormActivation(*size, bias=True) for size in sizes] # with batch norm and ReLU
+    return nn.Sequential(*layers, *head_layers(24, 2))
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #24dfc398
 @cache # the next pages ask for it again
 def hazy_example()->KnownCauses: # 96 px a side; made once in a process, so change nothing in it
     "Train a network to see haze, and return new photographs of other eyes whose haze it found."
     def batch(photos): return (torch.tensor(photos).permute(0, 3, 1, 2) / 255 - .5) / .25
-    photos, _, label, _ = hazy_retinas(range(14), 448, seed=1)
-    net = train_briefly(five_layers, batch(photos), label, steps=200, lr=1e-2)
-    photos, whole, label, masks = hazy_retinas(range(50, 54), 60, seed=2)
-    with torch.no_grad(): answers = net(batch(photos)).argmax(1)
-    found = ((label == 1) & (answers == 1)).numpy()
-    accuracy = (answers == label).float().mean().item()
-    return KnownCauses(net, photos[found], batch(photos[found]), batch(whole[found]), masks[found], accuracy)
+    photos, _ = hazy_retinas(range(14), 448, seed=1)
+    net = train_briefly(five_layers, batch(photos), torch.arange(448) % 2, steps=200, lr=1e-2)
+    photos, masks = hazy_retinas(range(50, 54), 60, seed=2)
+    label = torch.arange(60) % 2 # 1: hazy
+    with torch.no_grad(): right = net(batch(photos)).argmax(1) == label
+    found, accuracy = (right & (label == 1)).numpy(), right.float().mean().item()
+    return KnownCauses(net, photos[found], batch(photos[found]), masks[found], accuracy)
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #71629830
 def degraded_pairs(
@@ -142,18 +138,18 @@ def degraded_pairs(
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #0f33626f
 @cache
-def pairs_example()->tuple[KnownCauses, np.ndarray]: # 64 px a side; fields of view, (N,64,64), bool; as above
+def pairs_example()->tuple[KnownCauses, Tensor, np.ndarray]: # 64 px a side, as above; `x` whole; fields of view, bool
     "Train a network to tell whole from degraded, and return new photographs whose answer turned."
     def batch(photos): return torch.from_numpy(photos).permute(0, 3, 1, 2).float().contiguous() / 255 - .5
-    photos, _, _ = degraded_pairs(24, 6, first=100)
+    photos, *_ = degraded_pairs(24, 6, first=100)
     label, build = torch.arange(len(photos)) % 2, partial(resnet, 10, stem='cifar', width=8, n_classes=2)
     net = train_briefly(build, batch(photos), label, 8 * (len(photos) // 32), lr=1e-2, shuffle=True)
     photos, fields, masks = degraded_pairs(16, 4, first=5000)
     with torch.no_grad(): right = net(batch(photos)).argmax(1).view(-1, 2).numpy() == [0, 1]
     turned = right.all(1)
     whole, degraded = photos[::2][turned], photos[1::2][turned]
-    example = KnownCauses(net, degraded, batch(degraded), batch(whole), masks[1::2][turned], float(right.mean()))
-    return example, fields[1::2][turned]
+    example = KnownCauses(net, degraded, batch(degraded), masks[1::2][turned], float(right.mean()))
+    return example, batch(whole), fields[1::2][turned]
 
 # %% ../../nbs/08_explain/05_known_causes.ipynb #e3665a00
 def vessel_pieces(
@@ -164,10 +160,9 @@ def vessel_pieces(
     g = torch.Generator().manual_seed(seed)
     direction, across = torch.arange(n) % 8, torch.arange(48) - 23.5
     angle = (direction * np.pi / 8)[:, None, None]
-    chance = torch.rand(2, n, 1, 1, generator=g) + torch.tensor([-.5, .7]).view(2, 1, 1, 1)
-    offset, width = chance * torch.tensor([28.8, 1.5]).view(2, 1, 1, 1)
-    distance = across * angle.sin() - across[:, None] * angle.cos() + offset
-    line = torch.exp(-.5 * (distance / width)**2)
+    offset, width = torch.rand(2, n, 1, 1, generator=g)
+    distance = across * angle.sin() - across[:, None] * angle.cos() + (offset - .5) * 28.8
+    line = torch.exp(-.5 * (distance / ((width + .7) * 1.5))**2)
     coarse = nn.functional.interpolate(torch.randn(n, 1, 6, 6, generator=g), 48, mode='bicubic') * .08
     ground = coarse + torch.randn(n, 3, 48, 48, generator=g) * .03
     orange, dark = torch.tensor([[.75, .4, .2], [.25, .25, .1]])[..., None, None]
@@ -178,9 +173,7 @@ def vessel_pieces(
 def vessel_network()->nn.Module: # takes `vessel_pieces` less .5; as above
     "Train a network of two convolutions to tell the direction of a vessel."
     def build():
-        return nn.Sequential(
-            nn.Conv2d(3, 16, 7, 2, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-            nn.Conv2d(16, 24, 3, 1, 1), nn.BatchNorm2d(24), nn.ReLU(inplace=True),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 8))
+        first, second = Conv2dNormActivation(3, 16, 7, 2), Conv2dNormActivation(16, 24, bias=True)
+        return nn.Sequential(*first, nn.MaxPool2d(2), *second, *head_layers(24, 8))
     pictures, direction = vessel_pieces(1024, seed=1)
     return train_briefly(build, pictures - .5, direction, 150, 64, weight_decay=3)

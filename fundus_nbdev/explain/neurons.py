@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from ..core.errors import ExplainError
-from .classes import resolve_classes
+from .classes import Classes, resolve_classes
 from .filters import around_grey, layer_activations, layer_output
 from .gradients import photo_gradients, strength
 from .guided_backprop import guiding
@@ -42,7 +42,7 @@ def as_neurons(
 # %% ../../nbs/08_explain/15_neurons.ipynb #d1d85c30
 def choose_neurons(
     peaks:Tensor, # strongest answers, (B,K)
-    neurons:int|list|Tensor|None=None, # None: the strongest; an int or a list: for all photos; (B,C): each photo's own
+    neurons:Classes=None, # None: the strongest; an int or a list: for all photos; (B,C): each photo's own
 )->Tensor: # (B,C), int64, 0…K-1
     "Return the neurons to look at, for each photo; like `resolve_classes`."
     try: return resolve_classes(peaks, neurons)
@@ -54,22 +54,20 @@ def choose_neurons(
 def strongest(
     maps:Tensor, # (B,K,h,w)
     first:int=0, # number of the first photo
-)->tuple[Tensor, Tensor]: # values (B,K); photo, row and column of each, (B,K,3), int64
+)->Tensor: # photo, value, row and column of each, (4,B,K), float64, on the CPU
     "Find the strongest place of each map."
-    values, places = maps.float().flatten(2).max(2)
-    photo = torch.arange(first, first + len(maps), device=maps.device)[:, None].expand_as(places)
-    return values, torch.stack([photo, places // maps.shape[3], places % maps.shape[3]], 2)
+    values, places = (part.cpu() for part in maps.float().flatten(2).max(2))
+    photo = torch.arange(first, first + len(maps))[:, None].expand_as(places)
+    return torch.stack([photo, values.double(), *torch.unravel_index(places, maps.shape[2:])])
 
 # %% ../../nbs/08_explain/15_neurons.ipynb #d310ee85
 def keep_strongest(
-    best:tuple|None, # values (≤ n,C) and where (≤ n,C,3), strongest first; None: nothing yet
-    new:tuple, # values (B,C) and where (B,C,3)
+    found:Tensor, # of `strongest`, (4,B,C)
     n:int, # photos to keep
-)->tuple[Tensor, Tensor]: # values (≤ n,C) and where (≤ n,C,3), strongest first
-    "Keep the strongest of what was kept and what is new; equal values stay in order."
-    values, where = new if best is None else (torch.cat(pair) for pair in zip(best, new))
-    order = values.sort(dim=0, descending=True, stable=True).indices[:n]
-    return values.gather(0, order), where.gather(0, order[..., None].expand(-1, -1, 3))
+)->Tensor: # (4,≤ n,C), strongest first
+    "Keep the strongest photos of each neuron; equal values stay in order."
+    order = found[1].sort(dim=0, descending=True, stable=True).indices[:n]
+    return found.gather(1, order.expand(4, -1, -1))
 
 # %% ../../nbs/08_explain/15_neurons.ipynb #5d57a309
 def top_photos(
@@ -81,29 +79,28 @@ def top_photos(
 )->pd.DataFrame: # neuron, rank (0: strongest), photo (its number among all), value, row, column (place in the maps)
     "Find the photos that excite neurons most."
     if n < 1: raise ExplainError(f'n: found {n}; expected 1 or more photos for each neuron')
-    best, name, seen = None, None, 0
+    best:list[Tensor] = []
+    seen = 0
     for batch in batches:
         photos = check_photo_batch(batch[0] if isinstance(batch, (tuple, list)) else batch)
-        if name is None: name = find_layer(model, photos, layer)
-        maps = as_neurons(layer_activations(model, photos, name), name, photos)
-        values, where = strongest(maps, seen)
-        chosen = list(range(maps.shape[1])) if neurons is None else choose_neurons(values[:1], neurons)[0].tolist()
-        best = keep_strongest(best, (values[:, chosen].cpu(), where[:, chosen].cpu()), n)
+        layer = find_layer(model, photos, layer)
+        new = strongest(as_neurons(layer_activations(model, photos, layer), layer, photos), seen)
+        chosen = range(new.shape[2]) if neurons is None else choose_neurons(new[1, :1], neurons)[0].tolist()
+        best = [keep_strongest(torch.cat([*best, new[..., chosen]], 1), n)]
         seen += len(photos)
-    if best is None:
+    if not best:
         raise ExplainError('batches: found none; expected at least one. '
                            'An iterator can be read only once: give a list or a DataLoader')
-    rows = [(neuron, rank, photo, value, row, column)
-            for neuron, values, places in zip(chosen, best[0].T.tolist(), best[1].transpose(0, 1).tolist())
-            for rank, (value, (photo, row, column)) in enumerate(zip(values, places))]
-    return pd.DataFrame(rows, columns=['neuron', 'rank', 'photo', 'value', 'row', 'column'])
+    rows = pd.MultiIndex.from_product([chosen, range(best[0].shape[1])], names=['neuron', 'rank'])
+    table = pd.DataFrame(best[0].permute(2, 1, 0).flatten(0, 1).numpy(), rows, ['photo', 'value', 'row', 'column'])
+    return table.astype({'photo': int, 'row': int, 'column': int}).reset_index()
 
 # %% ../../nbs/08_explain/15_neurons.ipynb #8614f363
 def neuron_gradients(
     model:nn.Module, # a network with ReLUs; exactly as before afterwards
     x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
     layer:Layer=None, # as for `layer_activations`
-    neurons:int|list|Tensor|None=None, # None: the strongest; an int or a list: for all photos; (B,C): each photo's own
+    neurons:Classes=None, # None: the strongest; an int or a list: for all photos; (B,C): each photo's own
 )->Tensor: # (B,C,channels,H,W), float32 (float64 for a float64 network), signed, never rescaled
     "Run guided backprop from the strongest place of neurons (https://arxiv.org/abs/1412.6806, section 3.4)."
     with guiding(model, x) as photos:
@@ -123,19 +120,19 @@ def active_box(
     "Find the smallest box around all pixels with a hundredth of the strongest influence, or more."
     seen = strength(gradient)
     if seen.max() <= 0: return None
-    rows, columns = (seen >= .01 * seen.max()).nonzero(as_tuple=True)
-    return int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1
+    places = (seen >= .01 * seen.max()).nonzero()
+    return *places.amin(0).tolist(), *(places.amax(0) + 1).tolist()
 
 # %% ../../nbs/08_explain/15_neurons.ipynb #78d4f712
 def square(
     box:tuple[int, ...], # top, left, bottom, right
     size:Sequence[int], # of the photo, (H,W), pixels
-)->tuple[int, int, int, int]: # top, left, bottom, right; as square as the photo allows
+)->tuple[int, ...]: # top, left, bottom, right; as square as the photo allows
     "Find the smallest square around a box that lies inside the photo."
-    side = max(box[2] - box[0], box[3] - box[1])
-    top = max(0, min((box[0] + box[2] - side) // 2, size[0] - side))
-    left = max(0, min((box[1] + box[3] - side) // 2, size[1] - side))
-    return top, left, min(top + side, size[0]), min(left + side, size[1])
+    start, end = np.reshape(box, (2, 2))
+    side = max(end - start)
+    first = ((start + end - side) // 2).clip(max=np.array(size) - side).clip(0)
+    return *first.tolist(), *np.minimum(first + side, size).tolist()
 
 # %% ../../nbs/08_explain/15_neurons.ipynb #707e1169
 def as_picture(
@@ -144,8 +141,9 @@ def as_picture(
     std:float|Sequence|Tensor=1., # what it was divided by
 )->np.ndarray: # (H,W,3), 0…1
     "Undo a photo's normalisation; of other than three channels show the first."
-    undo = [torch.as_tensor(value, dtype=torch.float32, device=photo.device).view(-1, 1, 1) for value in (std, mean)]
-    rgb = (photo.detach().float() * undo[0] + undo[1]).clamp(0, 1)
+    photo = photo.detach().float()
+    scale, shift = (torch.as_tensor(value).to(photo).view(-1, 1, 1) for value in (std, mean))
+    rgb = (photo * scale + shift).clamp(0, 1)
     if len(rgb) != 3: rgb = rgb[:1].expand(3, -1, -1)
     return rgb.permute(1, 2, 0).cpu().numpy()
 
@@ -163,8 +161,8 @@ def draw_neuron(
         return
     top, left, bottom, right = square(box, picture.shape[:2])
     for colour, width in (('white', 2.4), ('black', 1)):
-        corner, sides = (left - .5, top - .5), (right - left, bottom - top)
-        axes[0].add_patch(Rectangle(corner, *sides, fill=False, edgecolor=colour, linewidth=width))
+        size = right - left, bottom - top
+        axes[0].add_patch(Rectangle((left - .5, top - .5), *size, fill=False, edgecolor=colour, linewidth=width))
     axes[1].imshow(picture[top:bottom, left:right], interpolation='bicubic')
     inside = gradient[:, top:bottom, left:right]
     limit = np.quantile(inside.abs().float().cpu(), .998).item()
@@ -191,6 +189,5 @@ def plot_neurons(
         place = axes[neurons.index(row.neuron), 3 * row.rank:3 * row.rank + 3]
         gradient = neuron_gradients(model, photo[None], layer, row.neuron)[0, 0]
         draw_neuron(place, as_picture(photo, mean, std), gradient)
-        label = f'{row.neuron}\n{row.value:.2f}'
-        place[0].set_ylabel(label, rotation=0, ha='right', va='center', fontsize=8)
+        place[0].set_ylabel(f'{row.neuron}\n{row.value:.2f}', rotation=0, ha='right', va='center', fontsize=8)
     return figure

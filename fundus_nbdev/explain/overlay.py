@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from fastcore.basics import listify
 from torch import Tensor, nn
 
 from ..core.errors import ExplainError
@@ -48,8 +49,7 @@ def shared_scale(
     maps:Tensor|list, # maps of a gallery, a tensor of any shape or a list of them
 )->float: # largest value of all, 0 if every map is empty
     "Return the top of one colour scale for several maps."
-    if not isinstance(maps, (list, tuple)): maps = [maps]
-    return max(float(torch.as_tensor(map).max()) for map in maps)
+    return max(float(torch.as_tensor(map).max()) for map in listify(maps))
 
 # %% ../../nbs/08_explain/04_overlay.ipynb #f41a889c
 def overlay(

@@ -26,7 +26,7 @@ def peaks(
 )->np.ndarray: # (N,2), int: row and column
     "Find the pixel of the photo in the middle of each map's highest place."
     places = np.stack(np.unravel_index(maps.flatten(1).argmax(1).cpu().numpy(), maps.shape[-2:]), 1)
-    return ((places + .5) * np.array(size) / np.array(maps.shape[-2:])).astype(int)
+    return ((places + .5) * size / maps.shape[-2:]).astype(int)
 
 # %% ../../nbs/08_explain/17_pointing.ipynb #981f3473
 def widen(

@@ -53,9 +53,8 @@ VERSIONED = ('torch', 'torchvision', 'fastai', 'numpy', 'pillow', 'opencv-python
 # %% ../../nbs/05_models/05_bundle.ipynb #7a1a56c7
 def versions()->dict[str, str]: # name → version
     "Return the versions of the software, and the processor, that shaped a result."
-    packages = {name: version(name) for name in VERSIONED}
-    own = {'fundus_nbdev': fundus_nbdev.__version__, 'python': platform.python_version()}
-    return own | packages | {'machine': platform.machine()}
+    return {'fundus_nbdev': fundus_nbdev.__version__, 'python': platform.python_version(),
+            **{name: version(name) for name in VERSIONED}, 'machine': platform.machine()}
 
 # %% ../../nbs/05_models/05_bundle.ipynb #cd82eab4
 def _write_info(folder:Path, info:BundleInfo)->None:
@@ -70,7 +69,6 @@ def save_bundle(
 )->Path: # the folder
     "Write weights and sidecar into a folder (replaces a bundle that is there)."
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
     write_whole(folder/'weights.safetensors', weights)
     _write_info(folder, replace(info, sha256=sha256(weights).hexdigest()))
@@ -87,7 +85,7 @@ class Bundle:
         pixels:np.ndarray, # uint8 RGB, (B,size,size,3)
     )->Tensor: # float32, (B,3,size,size)
         "Return squares of pixels as the network wants them."
-        x = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 255
+        x = torch.tensor(pixels).permute(0, 3, 1, 2) / 255
         return normalize(x, self.info.mean, self.info.std)
 
     def mean_answer(self,

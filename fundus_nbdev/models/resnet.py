@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from ..core.errors import ModelError
 from ..core.arguments import Between
 from .architectures import architecture
-from .layers import STEMS, activation_layer, conv, conv_norm_act, head_layers, norm_layer
-from .layers import ACTIVATIONS, POOLS
+from .layers import ACTIVATIONS, POOLS, STEMS, activation_layer, conv, conv_norm_act, head_layers, norm_layer
 
 # %% ../../nbs/05_models/03_resnet.ipynb #cba7f23a
 def shortcut_layers(
@@ -44,7 +43,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = conv(n_in, n_out, 3, stride)
         self.norm1, self.act1 = norm_layer(norm, n_out), activation_layer(activation)
-        self.conv2, self.norm2 = conv(n_out, n_out, 3), norm_layer(norm, n_out)
+        self.conv2, self.norm2 = conv(n_out, n_out), norm_layer(norm, n_out)
         self.shortcut = shortcut_layers(n_in, n_out, stride, norm)
         self.act2 = activation_layer(activation)
 
@@ -122,7 +121,7 @@ def resnet(
         n_out = width * 2**i
         stages.append(stage_layers(n_in, n_out, n_blocks, stride=2 if i else 1, norm=norm, activation=activation))
         n_in = n_out
-    first = STEMS.find(stem)(n_channels, width, norm, activation)
+    first = STEMS.find(stem)(n_channels, width, norm=norm, activation=activation)
     model = ResNet(first, stages, head_layers(n_in, n_classes, dropout, pool))
     init_weights(model, zero_init)
     return model
