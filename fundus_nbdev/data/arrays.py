@@ -13,6 +13,7 @@ from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
 
 from ..core.errors import TableError
 from ..core.text import counted, some
@@ -31,7 +32,7 @@ def array_shape(
 # %% ../../nbs/04_data/04_arrays.ipynb #bcfb4181
 def load_labels(
     source:Path, # .npz file
-)->tuple[tuple[int, ...], np.ndarray, np.ndarray|None]: # shape of x; y, (N,); classes, (C,), or None
+)->tuple[tuple[int, ...], ndarray, ndarray|None]: # shape of x; y, (N,); classes, (C,), or None
     "Read what an .npz file says about its photographs."
     if not is_zipfile(source):
         with open(source, 'rb') as file: beginning = file.read(8)
@@ -49,8 +50,8 @@ def load_labels(
 
 # %% ../../nbs/04_data/04_arrays.ipynb #7c5c147a
 def class_names(
-    y:np.ndarray, # labels, (N,)
-    classes:np.ndarray|None=None, # names of labels 0, 1, 2 …, (C,); None: the labels are names
+    y:ndarray, # labels, (N,)
+    classes:ndarray|None=None, # names of labels 0, 1, 2 …, (C,); None: the labels are names
 )->list[str]: # class of each photograph
     "Return labels as words."
     kinds, expected, beyond = 'biuU', 'whole numbers or words', y[:0]

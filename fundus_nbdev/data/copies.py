@@ -15,7 +15,7 @@ import os
 import cv2
 import numpy as np
 import pandas as pd
-from numpy import ndarray
+from numpy import float32, ndarray
 
 from .pairs import as_pairs, most_alike
 
@@ -55,7 +55,7 @@ def detail(
     scale:float, # what is slower than this is taken away, px
 )->ndarray: # (64,64), float32; 0 outside
     "Take the slow light out of a picture."
-    weight = inside.astype(np.float32)
+    weight = inside.astype(float32)
     around = cv2.GaussianBlur(weight, (0, 0), scale) + 1e-3
     return (grey - cv2.GaussianBlur(grey * weight, (0, 0), scale) / around) * weight
 
@@ -65,7 +65,7 @@ def prepare_thumbnail(
 )->tuple[ndarray, ndarray, ndarray]: # smoothed (float32); inside, away from the edge (uint8, 0 or 1); detail (float32)
     "Prepare a thumbnail for being laid over another."
     inside = cv2.erode((grey > 0).astype(np.uint8), np.ones((7, 7)), borderValue=0)
-    smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), .8)
+    smooth = cv2.GaussianBlur(grey.astype(float32), (0, 0), .8)
     return smooth, inside, detail(smooth, inside, 6)
 
 # %% ../../nbs/04_data/07_copies.ipynb #bd641313
@@ -76,7 +76,7 @@ def enlarge(
 )->ndarray: # affine map, (2,3), float32
     "Return the map that enlarges a thumbnail about its middle."
     shift = (1 - size) * (SIDE - 1) / 2
-    return np.array([[size, 0, shift], [0, size, shift]], np.float32)
+    return np.array([[size, 0, shift], [0, size, shift]], float32)
 
 # %% ../../nbs/04_data/07_copies.ipynb #e9c67ef6
 def lay_over(
@@ -140,7 +140,7 @@ def likely_pairs(
 )->ndarray: # pairs of rows, (K,2), int, the smaller first
     "Find the photographs that may be the same picture: at most n partners of each."
     def compare(rows, columns):
-        here, there = looks[rows, 0].astype(np.float32), looks[columns].astype(np.float32)
+        here, there = looks[rows, 0].astype(float32), looks[columns].astype(float32)
         return np.maximum.reduce([here @ there[:, k].T for k in range(len(SIZES))])
     partner, cosine = most_alike(compare, len(looks), **options)
     return as_pairs(partner, cosine >= least)

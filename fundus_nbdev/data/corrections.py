@@ -11,6 +11,7 @@ __all__ = ['REMOVE', 'read_corrections', 'correct_labels']
 from pathlib import Path
 
 import pandas as pd
+from pandas import DataFrame
 
 from ..core.errors import TableError
 from ..core.text import counted, nearest_word, some
@@ -22,7 +23,7 @@ REMOVE = 'remove' # in the column corrected: leave the photograph out
 # %% ../../nbs/04_data/16_corrections.ipynb #5ae902bd
 def read_corrections(
     file:str|Path, # CSV with the columns path, label and corrected
-)->pd.DataFrame: # path, label, corrected: the lines in which something is to be changed; index: line of the file
+)->DataFrame: # path, label, corrected: the lines in which something is to be changed; index: line of the file
     "Read what a person wants changed."
     columns, expected = ['path', 'label', 'corrected'], 'path, label and corrected'
     try: lines = pd.read_csv(file, dtype=str, keep_default_na=False, skip_blank_lines=False)
@@ -41,9 +42,9 @@ def read_corrections(
 
 # %% ../../nbs/04_data/16_corrections.ipynb #347b4fd2
 def correct_labels(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     file:str|Path, # CSV with the columns path, label and corrected
-)->pd.DataFrame: # index 0…; attrs: corrected (number of labels changed), removed (number of photographs left out)
+)->DataFrame: # index 0…; attrs: corrected (number of labels changed), removed (number of photographs left out)
     "Return the table with a person's corrections, or raise a TableError for the first that can't be meant."
     changes, classes, label_of = read_corrections(file), classes_of(table), dict(zip(table.path, table.label))
     allowed = [*classes, REMOVE]

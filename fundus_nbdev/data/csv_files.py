@@ -14,6 +14,7 @@ from pathlib import Path
 import os
 
 import pandas as pd
+from pandas import DataFrame
 
 from ..core.errors import TableError
 from ..core.text import some
@@ -49,7 +50,7 @@ def find_roles(
 # %% ../../nbs/04_data/03_csv_files.ipynb #63c6c37b
 def read_twice(
     source:Path, # CSV, with a first line of column names
-)->tuple[pd.DataFrame, pd.DataFrame]: # every column as words, empty as None; every column as pandas reads it
+)->tuple[DataFrame, DataFrame]: # every column as words, empty as None; every column as pandas reads it
     "Read a CSV twice: as words, and with numbers."
     try:
         with open(source, encoding='utf-8-sig') as file: first = file.readline()
@@ -107,9 +108,9 @@ def find_files(
 
 # %% ../../nbs/04_data/03_csv_files.ipynb #ea5375cf
 def further_columns(
-    plain:pd.DataFrame, # the CSV
+    plain:DataFrame, # the CSV
     roles:dict[str, str], # role → column of the CSV
-)->pd.DataFrame: # a column with the name of a role that another column has gets `csv_` before it
+)->DataFrame: # a column with the name of a role that another column has gets `csv_` before it
     "Select the columns of a CSV that have no role."
     rest = plain.drop(columns=list(roles.values()))
     rest = rest.filter(regex='^(?!Unnamed:)') # pandas calls a column without a name so
@@ -133,7 +134,7 @@ def read_csv(
     source:Path, # CSV with a row a photograph
     columns:dict[str, str]|None=None, # column of the CSV → path, label, patient or split
     photos:str|Path|None=None, # folder of the photographs; None is the folder of the CSV
-)->pd.DataFrame: # photo table
+)->DataFrame: # photo table
     "Read a photo table from a CSV."
     words, plain = read_twice(source)
     roles, photos = find_roles(list(words), columns), Path(photos or source.parent)

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from fastai.basics import (CategoryBlock, DataBlock, DataLoaders, IntToFloatTensor, Normalize, TensorCategory,
     TensorImage, TfmdDL, TransformBlock)
+from pandas import DataFrame
 
 from ..core.errors import TableError
 from .augment import AUGMENTATIONS, degrade_photos
@@ -32,7 +33,7 @@ def to_photo(
 
 # %% ../../nbs/04_data/15_datablock.ipynb #d3684bd9
 def photo_block(
-    table:pd.DataFrame, # photo table with `label` and `split`
+    table:DataFrame, # photo table with `label` and `split`
     pixels:Pixels, # cached pixels, one for each row
     classes:list[str], # class order
     stats:Stats, # mean and standard deviation of the training part, 0–1
@@ -92,7 +93,7 @@ class PixelLoader(TfmdDL):
 
 # %% ../../nbs/04_data/15_datablock.ipynb #6dfeca9d
 def batch_reader(
-    table:pd.DataFrame, # photo table with `label`
+    table:DataFrame, # photo table with `label`
     pixels:Pixels, # cached pixels, one for each row
     classes:list[str], # class order
 )->Callable[[np.ndarray], tuple[TensorImage, TensorCategory]]: # positions (B,) → uint8 (B,3,size,size), int64 (B,)
@@ -105,7 +106,7 @@ def batch_reader(
 
 # %% ../../nbs/04_data/15_datablock.ipynb #ae84ba45
 def dataloaders(
-    table:pd.DataFrame, # photo table with `label` and `split`
+    table:DataFrame, # photo table with `label` and `split`
     pixels:Pixels, # cached pixels, one for each row
     classes:list[str]|None=None, # class order; from the table where none is given
     bs:int=16, # most photographs in a batch

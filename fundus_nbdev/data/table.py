@@ -13,6 +13,7 @@ import os
 import re
 
 import pandas as pd
+from pandas import DataFrame
 
 from ..core.errors import TableError
 from .arrays import read_npz
@@ -54,7 +55,7 @@ def unwrap(
 def read_file(
     source:Path, # CSV, TSV or .npz
     **options, # of `read_csv`: columns, photos
-)->pd.DataFrame: # photo table
+)->DataFrame: # photo table
     "Read a photo table from one label file."
     ending = source.suffix.lower()
     if ending not in ('.csv', '.tsv', '.txt', '.npz'):
@@ -65,7 +66,7 @@ def read_file(
 def read_parts(
     files:list[Path], # label files of one set
     **options, # of `read_csv`: columns, photos
-)->pd.DataFrame: # photo table; several files say the split by their names
+)->DataFrame: # photo table; several files say the split by their names
     "Read a photo table from one label file, or from one for each part of an official split."
     tables = [read_file(file, **options) for file in files]
     if len(files) > 1: tables = [table.assign(split=part_in_name(file.stem)) for table, file in zip(tables, files)]
@@ -75,7 +76,7 @@ def read_parts(
 
 # %% ../../nbs/04_data/05_table.ipynb #d0522967
 def detect_layout(
-    table:pd.DataFrame, # photo table
+    table:DataFrame, # photo table
     source:Path, # what it was read from
 )->str: # drimdb, eyeq, folder, csv or npz
     "Name the layout that a table was read from."
@@ -92,7 +93,7 @@ def read_table(
     classes:list[str]|None=None, # classes to keep, in this order; None: all (of DRIMDB: Good and Bad)
     columns:dict[str, str]|None=None, # column of the CSV → path, label, patient or split
     photos:str|Path|None=None, # folder of the photographs of a CSV; None is the CSV's own
-)->pd.DataFrame: # photo table; attrs: layout, source, classes, left_out
+)->DataFrame: # photo table; attrs: layout, source, classes, left_out
     "Read a photo table from a folder per class, any CSV, DRIMDB, EyeQ or arrays; `check_table` says if it can be used."
     source = Path(os.path.abspath(Path(source).expanduser()))
     if not source.exists(): raise TableError(f'{source} does not exist. Expected a folder, a CSV or an .npz file.')

@@ -10,7 +10,7 @@ __all__ = ['vessel_map', 'vessel_thumbnails', 'likeness', 'cut_windows', 'first_
 # %% ../../nbs/04_data/08_vessels.ipynb #e321a173
 import cv2
 import numpy as np
-from numpy import ndarray
+from numpy import float32, ndarray
 
 from .pairs import as_pairs, most_alike
 
@@ -21,9 +21,9 @@ def vessel_map(
 )->tuple[ndarray, float]: # local contrast, (192,192), float32, 0 outside; texture: its deviation before that
     "Show green relative to its neighbourhood in brightness and contrast."
     inside = cv2.morphologyEx((crop.max(2) > 18).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((13, 13)))
-    inside = cv2.erode(inside, np.ones((23, 23)), borderValue=0).astype(np.float32)
+    inside = cv2.erode(inside, np.ones((23, 23)), borderValue=0).astype(float32)
     def blur(x, sigma=scale): return cv2.GaussianBlur(x, (0, 0), sigma)
-    around, green = blur(inside) + 1e-3, np.log(crop[..., 1] + np.float32(10))
+    around, green = blur(inside) + 1e-3, np.log(crop[..., 1] + float32(10))
     fine = blur((green - blur(green * inside) / around) * inside, .7) * inside
     texture = np.sqrt((fine**2).sum() / max(inside.sum(), 1))
     return fine / (np.sqrt(blur(fine**2) / around) + .01), float(texture)
@@ -34,7 +34,7 @@ def vessel_thumbnails(
 )->tuple[ndarray, ndarray]: # (96,96) and (24,24), float32
     "Draw a fine and a coarse picture of the vessels of a crop."
     (fine, texture), (coarse, _) = vessel_map(crop, 5), vessel_map(crop, 12)
-    shown = np.float32(texture >= .02) # below, they are empty
+    shown = float32(texture >= .02) # below, they are empty
     def shrink(vessels, size): return cv2.resize(vessels * shown, (size, size), interpolation=cv2.INTER_AREA)
     return shrink(fine, 96), shrink(coarse, 24)
 
@@ -64,7 +64,7 @@ def first_sight(
     second:ndarray, # coarse thumbnails, (B,24,24), float32
 )->ndarray: # (A,B), float32, -1 to 1
     "Compare the middle of each of the first with each of the second, at the best of 121 shifts."
-    middles, best = cut_windows(first, 5, 5), np.full((len(first), len(second)), -1, np.float32)
+    middles, best = cut_windows(first, 5, 5), np.full((len(first), len(second)), -1, float32)
     for shift in range(121): np.maximum(best, middles @ cut_windows(second, *divmod(shift, 11)).T, out=best)
     return best
 

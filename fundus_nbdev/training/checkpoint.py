@@ -269,7 +269,6 @@ class SignalNote:
 class CheckpointCB(RestoringCB):
     "Write checkpoints, and begin from one; writes and removes files, and handles Ctrl-C during the fit."
     order = 90 # after all that change the state
-    any_says:Callable = bool # gets what this process says; whether any of several says so
 
     def __init__(self,
         folder:str|Path, # for the checkpoints
@@ -281,7 +280,7 @@ class CheckpointCB(RestoringCB):
     ):
         self.folder, self.about, self.state = Path(folder), about, state
         self.every, self.keep, self.how = every, keep, how
-        self.signals, self.cost = SignalNote(self.note_stop), 0.
+        self.signals, self.cost = SignalNote(lambda: self.note_stop()), 0.
 
     def before_fit(self):
         self.run = is_training(self.learn)
@@ -293,7 +292,7 @@ class CheckpointCB(RestoringCB):
 
     def note_stop(self):
         self.stop = True
-        if num_distrib() > 1: return
+        if rank_distrib(): return
         print('Stopping after this batch; once more to stop at once.', file=sys.stderr, flush=True)
 
     def before_train(self):
@@ -308,7 +307,6 @@ class CheckpointCB(RestoringCB):
 
     def save_if_due(self, epoch, batch):
         "Write a checkpoint if one is due, and stop if that was asked for."
-        self.stop = self.any_says(self.stop)
         # at the end of an epoch also sooner, as long as it costs no more than 2 % of the time
         pause = self.every if batch else min(self.every, 50 * self.cost)
         due = time.monotonic() - self.written >= pause or epoch == self.n_epoch

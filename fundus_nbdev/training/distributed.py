@@ -92,11 +92,13 @@ class GlobalBatchCB(RestoringCB):
         if not hasattr(loss, 'across'):
             raise TrainingError(f'The loss is {loss!r}, which averages over the photographs of one process; '
                                 'expected one with `across`, such as ClassificationLoss.')
-        self.shared, loss.across = loss, self.across
-        for cb in self.checkpoints: cb.any_says = any_process
+        self.shared, self.asked_to_stop, loss.across = loss, False, self.across
+        for cb in self.checkpoints: cb.note_stop = self.note_stop
 
     @property
     def checkpoints(self): return [cb for cb in self.cbs if isinstance(cb, CheckpointCB)]
+
+    def note_stop(self): self.asked_to_stop = True
 
     def across(self, weight):
         "Compute what to divide a sum over this process's photographs by."
@@ -109,12 +111,16 @@ class GlobalBatchCB(RestoringCB):
     def after_loss(self):
         if self.training: self.learn.loss = all_mean(self.loss)
 
+    def after_batch(self):
+        if self.checkpoints and any_process(self.asked_to_stop):
+            for cb in self.checkpoints: cb.stop = True
+
     def restore(self):
         "Leave loss and checkpoints as they were."
         if self.shared is None: return
         self.shared.across = None # type: ignore[assignment] # an attribute of ClassificationLoss
         self.shared = None
-        for cb in self.checkpoints: vars(cb).pop('any_says', None)
+        for cb in self.checkpoints: vars(cb).pop('note_stop', None)
 
 # %% ../../nbs/07_training/15_distributed.ipynb #fb4b596b
 def norm_layers(
