@@ -139,7 +139,7 @@ def curve_numbers(
     absent = [name for name, k in zip(answers.classes, answers.counts) if k == 0]
     says = {'auc': 'AUC'}.get(kind, 'average precision') + ' (95 % interval); thin line: guessing'
     if absent: says += f'\nno photographs, no curve: {", ".join(absent)}'
-    return {name: f'{name} {format_interval(*metrics.loc[f"{kind}_{name}"])}' for name in answers.classes}, says
+    return {name: f'{name} {format_interval(*metrics.loc[f"{kind}_{name}", :"high"])}' for name in answers.classes}, says
 
 # %% ../../nbs/06_evaluation/09_curve_figures.ipynb #bb048108
 def plot_roc(
@@ -201,7 +201,7 @@ def plot_classes(
         axes.text(0, head, names.get(kind, kind.replace('_', ' ')), weight='bold', va='center')
         for number, name in enumerate(classes):
             row, colour = head + 1 + number, class_style(number)['color']
-            value, low, high = metrics.loc[f'{kind}_{name}']
+            value, low, high = metrics.loc[f'{kind}_{name}', :'high']
             axes.plot([low, high], [row, row], color=colour, linewidth=2)
             axes.plot(value, row, 'o', color=colour, markersize=7, markeredgecolor='black', markeredgewidth=.6)
             axes.text(1.04, row, format_interval(value, low, high), va='center')

@@ -198,5 +198,5 @@ def per_class(
     "Put the classes side by side, to be read."
     table = pd.DataFrame(index=pd.Index(classes_of_metrics(metrics), name='class'))
     for kind in CLASS_METRICS[:-1]:
-        table[kind] = [format_interval(*metrics.loc[f'{kind}_{c}']) for c in table.index]
+        table[kind] = [format_interval(*metrics.loc[f'{kind}_{c}', :'high']) for c in table.index]
     return table
