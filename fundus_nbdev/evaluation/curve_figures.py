@@ -139,7 +139,7 @@ def curve_numbers(
     absent = [name for name, k in zip(answers.classes, answers.counts) if k == 0]
     says = {'auc': 'AUC'}.get(kind, 'average precision') + ' (95 % interval); thin line: guessing'
     if absent: says += f'\nno photographs, no curve: {", ".join(absent)}'
-    return {name: f'{name} {format_interval(*metrics.loc[f"{kind}_{name}", :"high"])}' for name in answers.classes}, says
+    return {c: f'{c} {format_interval(*metrics.loc[f"{kind}_{c}", :"high"])}' for c in answers.classes}, says
 
 # %% ../../nbs/06_evaluation/09_curve_figures.ipynb #bb048108
 def plot_roc(
