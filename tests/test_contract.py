@@ -120,7 +120,6 @@ def cases():
     for name in NETWORKS:
         for explainer in EXPLAINERS:
             if explainer in ASKS_OFTEN or explainer == 'cam' or (explainer in NEEDS_RELU and name in WITHOUT_RELU): continue
-            if name == 'inception_v3' and explainer not in EVERYWHERE: continue # made of GoogLeNet's parts, and twice as slow
             fast = name == 'resnet' or explainer in EVERYWHERE and name not in HEAVY
             yield pytest.param(name, explainer, id=f'{explainer}-{name}', marks=[] if fast else pytest.mark.slow)
 

@@ -12,7 +12,6 @@ __all__ = ['LUMINANCE_TABLE', 'PROPERTIES', 'CONTENT', 'WORDS', 'MEASURED_COLUMN
 # %% ../../nbs/09_audit/01_properties.ipynb #c5155b80
 from collections.abc import Callable
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 import time
 
@@ -30,13 +29,15 @@ from ..photos.photo import open_photo
 from ..core.parallel import each_in_threads, map_threads, or_reason
 
 # %% ../../nbs/09_audit/01_properties.ipynb #9a96c80d
-def _luminance_table():
-    "Return the sorted steps of ITU-T T.81, table K.1: libjpeg writes them as they are at quality 50."
-    with BytesIO() as file:
-        Image.new('L', (8, 8)).save(file, 'JPEG', quality=50)
-        return sorted(getattr(Image.open(file), 'quantization')[0])
-
-LUMINANCE_TABLE = _luminance_table()
+LUMINANCE_TABLE = sorted(map(int, '''
+    16 11 10 16  24  40  51  61
+    12 12 14 19  26  58  60  55
+    14 13 16 24  40  57  69  56
+    14 17 22 29  51  87  80  62
+    18 22 37 56  68 109 103  77
+    24 35 55 64  81 104 113  92
+    49 64 78 87 103 121 120 101
+    72 92 95 98 112 100 103  99'''.split())) # of ITU-T T.81, table K.1
 
 def jpeg_quality(
     image:Image.Image, # an opened picture

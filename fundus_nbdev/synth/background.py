@@ -20,12 +20,11 @@ from .vessels import Person, draw_person, seeded
 # %% ../../nbs/03_synth/02_background.ipynb #7fb57ed2
 PLANE, PER_DEGREE, MIDDLE = 512, 7.75, (12., -1.) # pixels, pixels per degree, and what lies in the middle (degrees)
 
-@lru_cache(4)
-def _plane(origin=(0, 0)):
-    "Return the coordinates x, y of the plane, degrees from an origin, (PLANE,PLANE)."
+@lru_cache(1)
+def _plane():
+    "Return the coordinates x, y of the plane, degrees, (PLANE,PLANE)."
     g = ((np.arange(PLANE) - PLANE / 2 + .5) / PER_DEGREE).astype(float32)
-    x, y = np.meshgrid(g + float32(MIDDLE[0]), float32(MIDDLE[1]) - g)
-    return x - origin[0], y - origin[1]
+    return np.meshgrid(g + float32(MIDDLE[0]), float32(MIDDLE[1]) - g)
 
 def on_plane(
     point:tuple|ndarray, # x, y, degrees
@@ -87,12 +86,13 @@ def paint_choroid(
     rng:Generator, # chance
 )->ndarray: # (PLANE,PLANE,3), RGB about 0-1, float32
     "Paint the fundus colour, mottled and tessellated."
-    x, y = _plane(person.fovea)
+    x, y = _plane()
+    from_fovea = np.hypot(x - person.fovea[0], y - person.fovea[1])
     patches = .55 * mottle(x.shape, [4, 9], rng) + .4 * mottle(x.shape, [24, 60], rng)
     texture = 1.1 * streaks(person.fovea, 90, 14, rng) + .8 * mottle(x.shape, [14, 30], rng)
     bands = cv2.GaussianBlur(np.clip(1 - .8 * np.abs(texture), -.3, 1), (0, 0), 2.5)
     uncovered = np.clip(.6 + .35 * mottle(x.shape, [4], rng), 0, 1)
-    thin = person.tessellation * smoothstep((np.hypot(x, y) - 4) / 16) * uncovered # where the pigment is thin
+    thin = person.tessellation * smoothstep((from_fovea - 4) / 16) * uncovered # where the pigment is thin
     colour = np.array(person.colour, float32) * (1 + tint(patches, .035, .05, .05))
     return colour * (1 + tint(thin * (bands - .5), .26, .22, .26)) * (1 - tint(thin, 0, .14, .05))
 
@@ -101,7 +101,8 @@ def paint_macula(
     person:Person, # place of the fovea
 )->ndarray: # (PLANE,PLANE,3), multiplier, at most 1
     "Paint the macula's shade and the foveal pit."
-    x, y = _plane(person.fovea)
+    x, y = _plane()
+    x, y = x - person.fovea[0], y - person.fovea[1]
     return 1 - tint(bell(x, y, 3.2, 2.7), .15, .28, .27) - tint(bell(x, y, .9), .10, .18, .14)
 
 # %% ../../nbs/03_synth/02_background.ipynb #a158e60b

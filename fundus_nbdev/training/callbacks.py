@@ -149,5 +149,6 @@ class HistoryCB(StatefulCB):
     def after_epoch(self):
         values = epoch_values(self.recorder)
         if values is None or hasattr(self.learn, 'lr_finder'): return
-        self.rows.append({'epoch': self.past + self.epoch + 1, **values, 'lr': float(self.opt.hypers[-1]['lr'])})
+        row = {'epoch': self.past + self.epoch + 1, **values, 'lr': float(self.opt.hypers[-1]['lr'])}
+        self.rows = [*self.rows, row] # a new list: a state that was loaded stays what it was
         if not rank_distrib(): write_whole(self.file, pd.DataFrame(self.rows).to_csv(index=False))
