@@ -6,8 +6,9 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/recipe.html.md"""
 
 # %% auto #0
 __all__ = ['Count', 'Amount', 'Share', 'Part', 'REGISTRIES', 'RECIPES', 'DataRecipe', 'ModelRecipe', 'TrainingRecipe', 'Recipe',
-           'find_registry', 'find_conflicts', 'make_recipe', 'recipe_values', 'to_toml', 'read_toml', 'read_recipe',
-           'recipe_names', 'recipe_file', 'find_recipe', 'change_values', 'override']
+           'find_registry', 'find_conflicts', 'make_recipe', 'recipe_values', 'to_toml', 'recipe_settings',
+           'flat_settings', 'read_toml', 'read_recipe', 'recipe_names', 'recipe_file', 'find_recipe', 'change_values',
+           'override']
 
 # %% ../../nbs/07_training/16_recipe.ipynb #8fad0fb9
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, get_type_hints
+import json
 import re
 import tomllib
 
@@ -190,6 +192,23 @@ def to_toml(
 )->str: # TOML
     "Write a recipe as TOML."
     return tomli_w.dumps(recipe_values(recipe))
+
+# %% ../../nbs/07_training/16_recipe.ipynb #225bb7d8
+def recipe_settings(
+    recipe:Recipe, # any
+)->dict[str, Any]: # 'training.epochs' → 20; values as JSON has them
+    "Return all settings of a recipe by their names."
+    return flat_settings(json.loads(json.dumps(recipe_values(recipe))))
+
+def flat_settings(
+    values:dict, # nested as in TOML
+    prefix:str='', # of the names
+)->dict[str, Any]: # 'training.epochs' → 20
+    "Give nested settings their dotted names."
+    flat = {}
+    for key, value in values.items():
+        flat |= flat_settings(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 # %% ../../nbs/07_training/16_recipe.ipynb #297d80e1
 def read_toml(
