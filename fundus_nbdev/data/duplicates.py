@@ -7,11 +7,11 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/04_data/duplicates.html.md"""
 # %% auto #0
 __all__ = ['STEPS', 'SAME_PICTURE', 'LOOK_ALIKE', 'DUPLICATE_KINDS', 'DUPLICATE_STEPS', 'Thumbnail', 'thumbnail_of', 'disk_array',
            'Thumbnails', 'make_thumbnails', 'differences', 'one_of_each', 'same_pictures', 'eye_pairs', 'same_eyes',
-           'near_duplicates', 'join_patients', 'group_near_duplicates', 'look_alikes', 'Duplicates', 'Steps',
-           'find_duplicates']
+           'near_duplicates', 'join_patients', 'group_near_duplicates', 'longer_side', 'small_copies', 'look_alikes',
+           'Duplicates', 'Steps', 'find_duplicates']
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #b40d3ac6
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import NamedTuple
@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
+from PIL import Image
 
 from ..core.parallel import map_threads, or_reason
 from .copies import (SIDE, SIZES, detail_vectors, grey_thumbnail,
@@ -188,6 +189,31 @@ def group_near_duplicates(
 )->DataFrame: # the same rows; patients with a photograph of the same eye are one patient
     "Make one patient of photographs that seem to show the same eye. Opens all photographs."
     return join_patients(table, near_duplicates(table, progress))
+
+# %% ../../nbs/04_data/09_duplicates.ipynb #c30985fd
+def longer_side(
+    path:str, # a photograph
+)->int: # px; 0 where the file doesn't say
+    "Read how large a picture is, without decoding it."
+    try:
+        with Image.open(path) as picture: return max(picture.size)
+    except Exception: return 0 # a picture of an array, or no picture: whoever opens it says why
+
+def small_copies(
+    paths:list[str], # photographs, each once, N
+    crops:Sequence[ndarray], # the same, cropped, uint8, N
+    progress:Callable|None=None, # called with (pairs compared, all pairs)
+)->list[list[str]]: # groups of two or more paths
+    "Group photographs with copies of less than half their size."
+    sides = np.array(map_threads(longer_side, paths))
+    if not (sides > 0).any() or sides.max() < 2 * sides[sides > 0].min(): return []
+    grey = np.stack([grey_thumbnail(crop) for crop in crops])
+    pairs = likely_pairs(np.stack([detail_vectors(thumbnail) for thumbnail in grey]))
+    small, large = np.sort(sides[pairs].reshape(-1, 2), axis=1).T
+    pairs = pairs[(small > 0) & (large >= 2 * small)]
+    def differ(pair): return picture_difference(*grey[pair])
+    same = np.array(map_threads(differ, pairs, progress), float) <= SAME_PICTURE
+    return _groups(paths, [(paths[first], paths[second]) for first, second in pairs[same]])
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #348d054b
 LOOK_ALIKE = .95 # least similarity

@@ -40,6 +40,8 @@ class DataRecipe:
     "Which photographs, how they are cropped, and how they are split."
     source:str = 'synthetic' # a folder, a CSV file, an npz file, or 'synthetic' for the embedded set
     corrections:str = '' # CSV with corrected labels (column `corrected`), such as `fundus review` writes; '': none
+    columns:dict[str, str] = field(default_factory=dict) # column of the CSV → path, label, patient or split
+    labels:dict[str, str] = field(default_factory=dict) # label in the data → class name, such as GOOD → Good
     classes:tuple[str, ...] = () # class order; empty: all classes of the data
     crop:str = 'fov' # of `CROPS`: 'fov' (the field of view always has the same scale) or 'whole'
     size:Annotated[int, Between(16, 4096)] = 224 # side of the square that the network sees, px
@@ -215,7 +217,7 @@ def read_toml(
     file:str|Path, # TOML
 )->dict[str, Any]: # as it stands there, unchecked
     "Read a TOML file."
-    try: return tomllib.loads(Path(file).read_text(encoding='utf-8'))
+    try: return tomllib.loads(Path(file).read_text(encoding='utf-8-sig')) # an editor on Windows begins with a mark
     except FileNotFoundError as error: raise RecipeError(f'There is no recipe file {file}.') from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f'{file} is not TOML: {error}. Expected lines like: epochs = 20') from error
@@ -265,7 +267,8 @@ def _value(text:str)->Any:
 def _setting(change:str)->tuple[str, Any]:
     "Split 'training.epochs=5' into the setting's name and its value."
     name, equals, value = change.partition('=')
-    if not equals: raise RecipeError(f'{change!r}: expected a setting and its value, such as training.epochs=5.')
+    if not (equals and name.strip()):
+        raise RecipeError(f'{change!r}: expected a setting and its value, such as training.epochs=5.')
     return name.strip(), _value(value.strip())
 
 # %% ../../nbs/07_training/16_recipe.ipynb #d92c99bd

@@ -21,7 +21,7 @@ import pandas as pd
 from ..core.errors import DiskError, RunError, TrainingError
 from ..core.files import guard_disk, write_whole
 from ..core.html import SECTIONS
-from ..core.output_folder import check_owner, entries, output_folder, remove_results
+from ..core.output_folder import check_owner, entries, make_folder, output_folder, remove_results
 from ..core.text import some
 from ..data.split import save_split
 from .checkpoint import Stopped
@@ -90,7 +90,7 @@ def is_made(
     place:Path, # of a new folder
 )->bool: # False if it was there
     "Make a folder, and tell whether this call made it."
-    try: place.mkdir(parents=True)
+    try: make_folder(place, 'run')
     except FileExistsError: return False
     return True
 
