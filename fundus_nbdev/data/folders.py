@@ -18,7 +18,7 @@ import re
 import pandas as pd
 
 from ..core.errors import TableError
-from ..core.output_folder import made_by
+from ..core.output_folder import has_results, made_by
 from ..core.text import counted, some
 
 # %% ../../nbs/04_data/02_folders.ipynb #84bb376a
@@ -75,9 +75,10 @@ def search_photos(
     for place, folders, files in os.walk(folder, followlinks=True):
         seen = len(photos)
         for name in sorted(folders):
-            if not (why := why_not_entered(Path(place, name))): continue
-            left_out[why].append(os.path.relpath(Path(place, name), folder))
+            inside = Path(place, name)
+            if not (why := why_not_entered(inside)): continue
             folders.remove(name)
+            if not made_by(inside) or has_results(inside): left_out[why].append(os.path.relpath(inside, folder))
         for name in sorted(files):
             if why := why_no_photo(name): left_out[why].append(name)
             else: photos.append(Path(place, name))

@@ -35,7 +35,7 @@ from .callbacks import HistoryCB, ProgressCB
 from .checkpoint import (CheckpointCB, ResumableLearner, check_same, checkpoints,
     newest_checkpoint, remove_checkpoint, software_versions)
 from .distributed import together
-from .learner import build_model, class_weights, make_learner, model_arguments
+from .learner import build_model, check_network, class_weights, make_learner, model_arguments
 from .loggers import log_callbacks
 from .prepare import Prepared, prepare_photos
 from .processes import broadcast, main_process, main_process_first
@@ -261,6 +261,7 @@ def fit(
 )->Fit|None: # all of it also in the run folder; None in all processes but the main one
     "Follow a recipe: writes recipe, split, history, predictions and bundle into the run folder."
     recipe = make_recipe(recipe_values(recipe)) # checked, and complete where it was made by hand
+    check_network(recipe)
     progress = progress if progress and main_process() else Progress()
     with run_folder(recipe, folder, overwrite, resume) if main_process() else nullcontext('') as place:
         place = Path(broadcast(str(place)))

@@ -24,7 +24,7 @@ from ..data.duplicates import group_near_duplicates, join_patients, small_copies
 from ..data.pixels import Pixels, cache_pixels
 from ..data.pixel_cache import cache_folder
 from ..data.split import add_folds, check_split, fold_split, split_table
-from ..data.photo_table import check_table
+from ..data.photo_table import check_table, describe_reading
 from ..data.table import read_table
 from ..synth.sets import SET_VERSION, make_set
 from .recipe import Recipe
@@ -57,8 +57,7 @@ def describe_choices(
     recipe:Recipe, # to be followed
 )->Iterator[str]: # sentences
     "Describe what was decided about the photographs without being asked."
-    yield from table.attrs.get('notes', [])
-    for name, n in table.attrs.get('left_out', {}).items(): yield f'{counted(n, "photograph")} of class {name} left out'
+    yield from describe_reading(table)
     folds = recipe.data.folds
     if 'fold' in table and has_folds(table, folds): yield f'the {folds} folds of the column fold are kept'
     elif 'fold' in table: yield f'the column fold is not used (--folds {table.fold.nunique()} keeps its folds)'
