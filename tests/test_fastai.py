@@ -116,6 +116,7 @@ def test_a_batch_is_its_items(table, pixels, learner):
     for loader in learner(augment='none').dls.loaders:
         whole = loader.read(np.arange(loader.n))
         apart = loader.do_batch([loader.do_item(i) for i in range(loader.n)])
+        assert whole[0].is_contiguous(memory_format=torch.channels_last) # read at once
         for one, other in zip(whole, apart):
             assert type(one) is type(other) and one.dtype == other.dtype
             assert one.tolist() == other.tolist()

@@ -18,7 +18,7 @@ import fastai.vision.data # noqa: F401 # shows pictures in show_batch and show_r
 import numpy as np
 import torch
 from fastai.basics import (Categorize, ColReader, DataBlock, DataLoaders, IntToFloatTensor, Normalize, TensorCategory,
-    TensorImage, TfmdDL, TransformBlock)
+    TensorImage, TfmdDL, ToTensor, TransformBlock)
 from fasttransform import Transform
 from pandas import DataFrame, Series
 
@@ -151,9 +151,11 @@ class PixelLoader(TfmdDL):
 
     def read(self, indices):
         "Read a batch: rows of a table at once, other items, or with transforms of single items, one by one."
-        items, alone = self.dataset.items, self.after_item.fs or self.before_batch.fs
+        items, steps = self.dataset.items, [*self.after_item.fs, *self.before_batch.fs]
+        alone = any(not isinstance(step, ToTensor) for step in steps) # these are tensors already
         if alone or not isinstance(items, DataFrame): return self.do_batch([self.do_item(i) for i in indices])
-        return tuple(part.tfms(items.iloc[indices]) for part in self.dataset.tls)
+        rows = items.iloc[indices]
+        return tuple(part.tfms(rows) for part in self.dataset.tls)
 
 # %% ../../nbs/04_data/15_datablock.ipynb #d3684bd9
 def table_block(
