@@ -35,13 +35,13 @@ class BatchLogCB(StatefulCB, LoggerCB):
 
     def __init__(self,
         file:str|Path, # CSV to write, begun again at the first row
-        every:int=50, # training batches from row to row, > 0
+        every:int=50, # training batches from row to row, > 0; in a shorter epoch its last batch
     ):
         self.file, self.every, self.step, self.size = Path(file), every, 0, 0
 
     def after_batch(self):
         self.step += 1
-        if self.step % self.every: return
+        if self.step % min(self.every, self.n_iter): return # at least one an epoch
         loss, smooth = self.loss.mean().item(), self.recorder.smooth_loss.value.item()
         self.append(self.step, self.epoch + 1, self.iter + 1, loss, smooth, self.opt.hypers[-1]['lr'])
 
@@ -74,9 +74,10 @@ def tensorboard_callback(
         def before_batch(self): # what a killed training wrote after its checkpoint is not shown
             if not self.writer: self.writer = SummaryWriter(self.log_dir, purge_step=self.train_iter + 1)
         def after_batch(self):
-            if self.training and self.train_iter % every == 0: super().after_batch()
+            if self.training and self.train_iter % min(every, self.n_iter) == 0: super().after_batch()
         def after_epoch(self):
-            if self.writer and epoch_values(self.recorder): super().after_epoch()
+            for name, value in (epoch_values(self.recorder) or {}).items(): # fastai fails without a validation part
+                if name != 'train_loss' and value is not None: self.writer.add_scalar(name, value, self.train_iter)
         def restore(self):
             if self.writer: self.writer.close()
             self.writer = None
@@ -103,7 +104,7 @@ def wandb_callback(
             run = wandb.init(project='fundus_nbdev', dir=folder, config=config, id=self.name_of_run, settings=settings)
             self.begun, self.name_of_run = True, run.id
         def after_batch(self):
-            if not self.training or self.train_iter % every: return
+            if not self.training or self.train_iter % min(every, self.n_iter): return
             self._wandb_step = self.train_iter - 1 # fastai adds one batch
             self._wandb_epoch = self.epoch + self.iter / self.n_iter
             super().after_batch()

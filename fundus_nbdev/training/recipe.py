@@ -91,7 +91,7 @@ class TrainingRecipe:
     compile:bool = False # compile the network first: takes half a minute, and does not always pay
     checkpoint:Annotated[float, Between(0, 1e9)] = 60. # seconds between two checkpoints
     log:tuple[Literal['csv', 'tensorboard', 'wandb'], ...] = () # what else is written during the training
-    log_every:Annotated[int, Between(1, 1_000_000)] = 20 # batches between two lines of these logs
+    log_every:Annotated[int, Between(1, 1_000_000)] = 20 # batches between two lines of these logs, or one line an epoch
 
 # %% ../../nbs/07_training/16_recipe.ipynb #73d4b33d
 @dataclass(frozen=True)
