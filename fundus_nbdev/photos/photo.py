@@ -210,12 +210,13 @@ _AS_UINT8 = ("bring the pictures to 0 … 255 and save them as uint8 under the n
 def _npz_pictures(
     path:str, # the .npz file
     changed:float, # time of its last change; a changed file is read again
-)->ndarray: # its array 'x', (N,H,W), (N,H,W,1) or (N,H,W,3), uint8
-    "Read all pictures of an .npz file."
+)->ndarray|PhotoError: # its array 'x', (N,H,W), (N,H,W,1) or (N,H,W,3), uint8; or what is wrong with its numbers
+    "Read all pictures of an .npz file, or find once and for all that none can be read."
     with np.load(path, allow_pickle=False) as arrays: pictures = arrays['x']
-    if pictures.ndim == 4 and pictures.shape[-1] in (1, 3) or pictures.ndim == 3:
-        return to_8_bit(pictures, path, remedy=_AS_UINT8)
-    raise ValueError(f"array 'x' has the shape {pictures.shape}, expected (N,H,W) or (N,H,W,3)")
+    if pictures.ndim != 3 and not (pictures.ndim == 4 and pictures.shape[-1] in (1, 3)):
+        raise ValueError(f"array 'x' has the shape {pictures.shape}, expected (N,H,W) or (N,H,W,3)")
+    try: return to_8_bit(pictures, path, remedy=_AS_UINT8)
+    except PhotoError as refused: return refused
 
 # %% ../../nbs/02_photos/01_photo.ipynb #6a4f4e33
 _reading = Lock() # held while an array is read
@@ -230,6 +231,7 @@ def _open_npz(
     except Exception as e:
         if _explains_itself(e): raise
         raise PhotoError(path, f'not readable as an array file ({e})', _AS_UINT8) from e
+    if isinstance(pictures, PhotoError): raise PhotoError(f'{path}#{number}', pictures.found, pictures.remedy)
     if number >= len(pictures):
         found = f'the array has {len(pictures)} pictures'
         raise PhotoError(f'{path}#{number}', found, f'ask for #0 to #{len(pictures) - 1}')
