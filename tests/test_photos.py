@@ -22,12 +22,14 @@ TOP = int(GREY.max())
 
 # files
 
-def png(values, bits=()): # bytes
-    "A PNG; its sBIT chunk says how many bits of each channel count."
+def chunk(kind, content): return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
+
+
+def png(values, bits=(), turn=1): # bytes
+    "A PNG; its sBIT chunk says how many bits of each channel count, its eXIf chunk how the camera was held."
     data = cv2.imencode('.png', values)[1].tobytes()
-    chunk = b'sBIT' + bytes(bits)
-    added = struct.pack('>I', len(bits)) + chunk + struct.pack('>I', zlib.crc32(chunk)) if bits else b''
-    return data[:33] + added + data[33:]
+    exif = chunk(b'eXIf', struct.pack('>2sHIHHHIHHI', b'MM', 42, 8, 1, 274, 3, 1, turn, 0, 0))
+    return data[:33] + exif + (chunk(b'sBIT', bytes(bits)) if bits else b'') + data[33:]
 
 
 def tiff(values, bits=16, white=None, orientation=1): # bytes
@@ -77,6 +79,11 @@ READ = { # name: (file, expected pixels)
     'rgb16.tif': (encoded(DEEP * 257, '.tif'), RGB),
     'grey16.tif': (encoded(DEEP_GREY * 257, '.tif'), IN_GREY),
     'turned16.tif': (tiff(DEEP[..., ::-1] * 257, orientation=6), np.rot90(RGB, -1)),
+    'turned16_grey.tif': (tiff(DEEP_GREY * 257, orientation=6), np.rot90(IN_GREY, -1)),
+    'turned8_grey.tif': (tiff(GREY, bits=8, orientation=6), np.rot90(IN_GREY, -1)),
+    'turned16.png': (png(DEEP * 257, turn=6), np.rot90(RGB, -1)),
+    'turned16_grey.png': (png(DEEP_GREY * 257, turn=6), np.rot90(IN_GREY, -1)),
+    'turned32.tif': (saved((GREY / 255).astype(np.float32), 'TIFF', tiffinfo={274: 6}), np.rot90(IN_GREY, -1)),
     'black16.png': (png(DEEP * 0), RGB * 0),
     'black16.tif': (encoded(DEEP_GREY * 0, '.tif'), RGB * 0),
     'black32.tif': (saved(GREY.astype(np.int32) * 0, 'TIFF'), RGB * 0),

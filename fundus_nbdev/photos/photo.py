@@ -189,7 +189,8 @@ def _read_pixels(
     if path.is_dir(): raise PhotoError(path, 'a folder', 'name one of the files in it')
     if not path.stat().st_size: raise PhotoError(path, 'the file is empty (0 bytes)', 'fetch it again')
     try:
-        with Image.open(path) as image: return _decode(image, path, size)
+        # opened by name, a grey TIFF would be mapped into memory, and Pillow turns that wrongly
+        with path.open('rb') as file, Image.open(file) as image: return _decode(image, path, size)
     except Image.DecompressionBombError as e:
         raise PhotoError(path, str(e).rstrip('.'), 'make it smaller') from e
     except UnidentifiedImageError as e:
