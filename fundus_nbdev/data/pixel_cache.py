@@ -32,7 +32,7 @@ def cache_folder()->Path: # an existing folder
     return folder
 
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #b22cb195
-CROP_VERSION = 1 # raised whenever `load_crop` gives other pixels than before, so that old caches are left alone
+CROP_VERSION = 2 # raised whenever `load_crop` gives other pixels than before, so that old caches are left alone
 
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #8927b1a9
 def cache_key(

@@ -10,6 +10,8 @@ __all__ = ['MAX_PIXELS', 'Photo', 'cc0_photo', 'show_photos', 'open_photo']
 # %% ../../nbs/02_photos/01_photo.ipynb #464e4991
 from functools import lru_cache
 from importlib.resources import files
+from io import BytesIO
+from itertools import product
 from math import ceil
 from pathlib import Path
 from threading import Lock
@@ -19,9 +21,11 @@ import re
 from matplotlib.figure import Figure
 from numpy import ndarray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 import cv2
 import numpy as np
 from ..core.errors import PhotoError
+from .scale import stated_white, to_8_bit
 
 # %% ../../nbs/02_photos/01_photo.ipynb #5bcab261
 def cc0_photo()->Path: # a fundus photograph of a healthy left eye, 1000×1000 px JPEG, CC0
@@ -50,33 +54,50 @@ def show_photos(
         if titles: axes.set_title(titles[i], fontsize=7, pad=2)
     return figure
 
-# %% ../../nbs/02_photos/01_photo.ipynb #6b3dcbaf
-def _to_8_bit(
-    deep:ndarray, # (H,W) or (H,W,C), any integer or float type
-)->ndarray: # the same shape, uint8
-    "Scale deep pixels so that full scale becomes 255."
-    values = np.nan_to_num(deep.astype(np.float32), posinf=0, neginf=0)
-    scales = (1, 255, 65535) if deep.dtype.kind == 'f' else (65535,)
-    full = next((scale for scale in scales if values.max() <= scale), values.max())
-    return np.clip(values * (255 / full) + .5, 0, 255).astype(np.uint8)
-
 # %% ../../nbs/02_photos/01_photo.ipynb #3db60652
 def _to_rgb(
-    image:Image.Image, # any mode
+    image:Image.Image, # any mode of 8 bits
 )->ndarray: # (H,W,3), uint8
-    "Convert a Pillow picture to 8-bit RGB; transparent parts become black."
-    if image.mode in ('F', 'I') or image.mode.startswith('I;16'):
-        image = Image.fromarray(_to_8_bit(np.asarray(image)))
+    "Convert a Pillow picture to RGB; transparent parts become black."
     if image.has_transparency_data:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'black'), image)
     return np.array(image.convert('RGB'))
 
+# %% ../../nbs/02_photos/01_photo.ipynb #dfbe6d15
+def _deep_numbers(
+    image:ImageFile, # an opened picture, not yet decoded
+    path:Path, # its file
+)->ndarray|None: # (H,W), or (H,W,4) where it is transparent, else (H,W,3); None for 8 bits a channel
+    "Decode the numbers of a picture of more than 8 bits."
+    if image.mode in ('F', 'I') or image.mode.startswith('I;16'):
+        numbers = np.asarray(image)
+        return numbers.astype(np.uint16) if image.mode == 'I' and image.format in ('PNG', 'PPM') else numbers
+    if image.mode not in ('RGB', 'RGBA') or not any(';16' in str(tile[3]) for tile in image.tile): return None
+    image.load() # which notices a file that was cut short
+    decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None: raise PhotoError(path, 'OpenCV refuses its 16 bits', 'save it with 8 bits a channel')
+    return decoded[..., [2, 1, 0, 3] if image.has_transparency_data else [2, 1, 0]]
+
+# %% ../../nbs/02_photos/01_photo.ipynb #77a4f076
+def _reduce_depth(
+    image:Image.Image, # a decoded picture
+    numbers:ndarray, # its numbers, from `_deep_numbers`
+    path:Path, # its file
+)->Image.Image: # grey, RGB or RGBA; not yet upright
+    "Scale a picture of more than 8 bits to 8; colours and opacity each have their scale."
+    white = stated_white(image, path)
+    parts = [numbers] if numbers.ndim == 2 else [numbers[..., :3], numbers[..., 3:]]
+    reduced = Image.fromarray(np.concatenate([to_8_bit(part, path, white) for part in parts], -1))
+    upright = image.format == 'TIFF' and numbers.ndim == 3 # OpenCV turns these by itself
+    reduced.getexif()[0x0112] = 1 if upright else image.getexif().get(0x0112, 1)
+    return reduced
+
 # %% ../../nbs/02_photos/01_photo.ipynb #0f59d992
 MAX_PIXELS = 150_000_000 # a larger photo is refused; Pillow itself refuses above 179 million
 
 def _decode(
-    image:Image.Image, # an opened picture, not yet decoded
+    image:ImageFile, # an opened picture, not yet decoded
     path:Path, # its file, for the message
     size:int|None, # shortest side wanted at least, px
 )->ndarray: # (H,W,3), uint8
@@ -86,8 +107,9 @@ def _decode(
         found = f'{width}×{height} pixels, over the limit of {MAX_PIXELS / 1e6:.0f} million'
         raise PhotoError(path, found, 'make it smaller, or set fundus_nbdev.photos.photo.MAX_PIXELS')
     if size and image.format == 'JPEG': image.draft(image.mode, (size, size))
+    deep = _deep_numbers(image, path)
     image.load()
-    return _to_rgb(ImageOps.exif_transpose(image))
+    return _to_rgb(ImageOps.exif_transpose(image if deep is None else _reduce_depth(image, deep, path)))
 
 # %% ../../nbs/02_photos/01_photo.ipynb #040de997
 def _decode_opencv(
@@ -97,7 +119,7 @@ def _decode_opencv(
     try: pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as e: raise PhotoError(path, f'OpenCV refuses it ({e.err})') from e
     if pixels is None or pixels.ndim != 3: return None
-    return cv2.cvtColor(pixels if pixels.dtype == np.uint8 else _to_8_bit(pixels), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(to_8_bit(pixels, path), cv2.COLOR_BGR2RGB)
 
 # %% ../../nbs/02_photos/01_photo.ipynb #f1c0ad2b
 def _guess_type(
@@ -120,6 +142,44 @@ def _explains_itself(
     "Say whether an error tells what happened: ours, the system's, and memory that ran out do."
     return isinstance(error, (PhotoError, MemoryError)) or getattr(error, 'errno', None) is not None
 
+# %% ../../nbs/02_photos/01_photo.ipynb #9aabe615
+_NEXT_PART = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]') # a marker that isn't part of a scan's data
+
+def _has_all_scans(
+    jpeg:bytes, # a JPEG that can be decoded
+)->bool: # False: a pass over the picture is missing
+    "Say whether all 64 coefficients of each channel are there to their last bit."
+    at, channels = 2, 0
+    there:set[tuple[int, int]] = set()
+    while at + 4 <= len(jpeg):
+        kind, end = jpeg[at + 1], at + 2 + int.from_bytes(jpeg[at + 2:at + 4], 'big')
+        head, at = jpeg[at + 4:end], end
+        if kind in (0xC0, 0xC1, 0xC2): channels = head[5] # a frame: sequential or progressive
+        if kind == 0xDA: # a scan: its channels, the first and last coefficient, and which bits are left out
+            first, last, bits = head[2 * head[0] + 1:2 * head[0] + 4]
+            if bits % 16 == 0: there.update(product(head[1:2 * head[0]:2], range(first, last + 1)))
+            found = _NEXT_PART.search(jpeg, at)
+            at = found.start() if found else len(jpeg)
+    return 0 < 64 * channels == len(there)
+
+# %% ../../nbs/02_photos/01_photo.ipynb #ebd5eff3
+def _continuations()->list[bytes]: # of different first bits
+    "Make up data of a JPEG: noise, and all marks at which a decoder finds its step again."
+    noise = np.random.default_rng(0).bytes(64).replace(b'\xff', b'\x7f')
+    def after(lead, first): return b''.join(lead + noise + bytes([0xFF, 0xD0 + (first + i) % 8]) for i in range(8))
+    return [b'', after(b'\x9a', 0), after(b'\xc5', 4)]
+
+def _add_end(
+    data:bytes, # a file that ends too early
+)->bytes|None: # None where more than a JPEG's end marker is missing
+    "Complete a JPEG that lacks only its end."
+    jpeg, end = data.rstrip(b'\xff'), b'\xff\xd9'
+    if not jpeg.startswith(b'\xff\xd8'): return None
+    try: versions = [np.asarray(Image.open(BytesIO(jpeg + more + end))) for more in _continuations()]
+    except (OSError, SyntaxError, ValueError): return None
+    same = all((version == versions[0]).all() for version in versions)
+    return jpeg + end if same and _has_all_scans(jpeg) else None
+
 # %% ../../nbs/02_photos/01_photo.ipynb #fe3aca69
 def _read_pixels(
     path:Path, # a file
@@ -129,7 +189,8 @@ def _read_pixels(
     if path.is_dir(): raise PhotoError(path, 'a folder', 'name one of the files in it')
     if not path.stat().st_size: raise PhotoError(path, 'the file is empty (0 bytes)', 'fetch it again')
     try:
-        with Image.open(path) as image: return _decode(image, path, size)
+        # opened by name, a grey TIFF would be mapped into memory, and Pillow turns that wrongly
+        with path.open('rb') as file, Image.open(file) as image: return _decode(image, path, size)
     except Image.DecompressionBombError as e:
         raise PhotoError(path, str(e).rstrip('.'), 'make it smaller') from e
     except UnidentifiedImageError as e:
@@ -138,18 +199,25 @@ def _read_pixels(
         return pixels
     except Exception as e:
         if _explains_itself(e): raise
-        raise PhotoError(path, f'broken or cut short ({e})') from e
+        whole = _add_end(path.read_bytes())
+        if whole is None: raise PhotoError(path, f'broken or cut short ({e})') from e
+        with Image.open(BytesIO(whole)) as image: return _decode(image, path, size)
 
 # %% ../../nbs/02_photos/01_photo.ipynb #4849b82b
+_AS_UINT8 = ("bring the pictures to 0 … 255 and save them as uint8 under the name 'x', "
+             "np.savez(path, x=x.astype('uint8'), y=y)")
+
 @lru_cache(maxsize=2)
 def _npz_pictures(
     path:str, # the .npz file
     changed:float, # time of its last change; a changed file is read again
-)->ndarray: # its array 'x', (N,H,W), (N,H,W,1) or (N,H,W,3), uint8
-    "Read all pictures of an .npz file."
+)->ndarray|PhotoError: # its array 'x', (N,H,W), (N,H,W,1) or (N,H,W,3), uint8; or what is wrong with its numbers
+    "Read all pictures of an .npz file, or find once and for all that none can be read."
     with np.load(path, allow_pickle=False) as arrays: pictures = arrays['x']
-    if pictures.ndim == 4 and pictures.shape[-1] in (1, 3) or pictures.ndim == 3: return pictures
-    raise ValueError(f"array 'x' has the shape {pictures.shape}, expected (N,H,W) or (N,H,W,3)")
+    if pictures.ndim != 3 and not (pictures.ndim == 4 and pictures.shape[-1] in (1, 3)):
+        raise ValueError(f"array 'x' has the shape {pictures.shape}, expected (N,H,W) or (N,H,W,3)")
+    try: return to_8_bit(pictures, path, remedy=_AS_UINT8)
+    except PhotoError as refused: return refused
 
 # %% ../../nbs/02_photos/01_photo.ipynb #6a4f4e33
 _reading = Lock() # held while an array is read
@@ -163,12 +231,12 @@ def _open_npz(
         with _reading: pictures = _npz_pictures(str(path), os.path.getmtime(path))
     except Exception as e:
         if _explains_itself(e): raise
-        remedy = "save the pictures as uint8 under the name 'x', for instance np.savez(path, x=pictures)"
-        raise PhotoError(path, f'not readable as an array file ({e})', remedy) from e
+        raise PhotoError(path, f'not readable as an array file ({e})', _AS_UINT8) from e
+    if isinstance(pictures, PhotoError): raise PhotoError(f'{path}#{number}', pictures.found, pictures.remedy)
     if number >= len(pictures):
         found = f'the array has {len(pictures)} pictures'
         raise PhotoError(f'{path}#{number}', found, f'ask for #0 to #{len(pictures) - 1}')
-    picture = pictures[number] if pictures.dtype == np.uint8 else _to_8_bit(pictures[number])
+    picture = pictures[number]
     return np.array(np.broadcast_to(picture if picture.ndim == 3 else picture[..., None], (*picture.shape[:2], 3)))
 
 # %% ../../nbs/02_photos/01_photo.ipynb #b030df74
