@@ -93,7 +93,7 @@ def photographs(tmp_path_factory):
 
 
 def test_a_report_without_network_and_without_markup_of_others(photographs, tmp_path):
-    eda = look_at_data(photographs, tmp_path/'out', n_boot=50, examples=2)
+    eda = look_at_data(photographs, tmp_path/'out', n_boot=100, examples=2)
     html = (tmp_path/'out'/'eda.html').read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', html) and 'http' not in html and '<script' not in html
     assert '<b>Bad <b>' not in html and 'Bad &lt;b&gt;' in html

@@ -25,6 +25,7 @@ from ..training.recipe import Recipe
 from ..core.progress import Progress
 from ..training.run_folder import name_run_in_errors
 from .confidence import Confidence
+from .narrative import describe_few
 from .report import measure_sections, write_report
 
 # %% ../../nbs/11_use/06_run.ipynb #ac4c162b
@@ -80,4 +81,5 @@ def run(
         report = write_report(study)
         accuracy, auc = (format_interval(*study.metrics.loc[name]) for name in ('accuracy', 'macro_auc'))
         shown.say(f'accuracy {accuracy}, macro AUC {auc}, {time.perf_counter() - start:.0f} s')
+        for caution in describe_few(study.metrics, study.part): shown.say(caution)
         return Run(fitted, study.metrics, report, sections)
