@@ -201,7 +201,8 @@ def evaluate(
     negative: Annotated[str | None, option(
         'Of two classes the one that has no column of its own.', metavar='CLASS')] = None,
     values: Annotated[str, option(
-        'What the columns p_CLASS hold: probabilities, percent or logits.', metavar='KIND')] = 'probabilities',
+        'What the columns p_CLASS hold: probabilities, percent, logits, or scores of each class by itself, '
+        'of which each row is divided by its sum.', metavar='KIND')] = 'probabilities',
     decimal: Annotated[str, option('Decimal sign, a point or a comma.', metavar='SIGN')] = '.',
     split: Annotated[list[str] | None, option(
         'Part to score: test, valid or train; may be repeated. '
@@ -335,8 +336,10 @@ def print_comparison(compared, metric): # prints
     print_rows(['a', 'b', f'{metric} of a', 'of b', 'a − b (95 % interval)', 'p (Holm)'], rows)
     print('a and b are compared on the same photographs and the same resamples; '
           'p is corrected for the number of pairs.')
-    if compared['low'].isna().any(): print('Without an interval, nothing says whether a difference is more than chance.')
-    elif compared['p'].isna().any(): print(f'–: noise makes {metric} larger, so it has no p, and its interval is a spread.')
+    if compared['low'].isna().any():
+        print('Without an interval, nothing says whether a difference is more than chance.')
+    elif compared['p'].isna().any():
+        print(f'–: noise makes {metric} larger, so it has no p, and its interval is a spread.')
     print('Where the interval just misses zero and p does not agree, the photographs can not tell.')
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from fundus_nbdev.cli import app
 from fundus_nbdev.core.errors import PredictionError
+from fundus_nbdev.core.text import spelling_key
 from fundus_nbdev.evaluation.compare import compare, compare_models, rank_models
 from fundus_nbdev.evaluation.metrics import METRICS, evaluate, metric, metric_names
 from fundus_nbdev.evaluation.multi_run import evaluate_runs
@@ -179,12 +180,77 @@ def test_nothing_is_guessed_but_the_option_is_named(table, hint, words, tmp_path
 
 
 
+# columns that nobody named, spellings, scores
+
+def upper(table): return table.rename(columns={c: f'P_{c[2:]}' if c.startswith('p_') else c.capitalize() for c in table})
+
+
+USUAL = { # how the file differs, what is said of it
+    'any case': (upper(TABLE), {}, 'Path is the path, Label the label, Patient the patient, Split the split, Pred the pred, P_Good p_Good, P_Usable p_Usable, P_Reject p_Reject.'),
+    'usual names': (TABLE.rename(columns={'path': 'Image', 'label': 'quality', 'patient': 'Subject', 'split': 'subset'}), {}, 'Image is the path, quality the label, Subject the patient, subset the split.'),
+    'a German spreadsheet': (TABLE.rename(columns={'path': 'filename', 'split': 'Set'}), dict(sep=';', decimal=',', encoding='utf-8-sig', lineterminator='\r\n'), 'filename is the path, Set the split.'),
+    'the name of the contract comes first': (TABLE.assign(image='x', grade='1', Set='A'), {}, ''),
+}
+
+
+@pytest.mark.parametrize('table, form, said', USUAL.values(), ids=USUAL)
+def test_columns_have_the_names_of_photo_tables(table, form, said, tmp_path):
+    told, file = [], write(tmp_path, table, **form)
+    read = read_predictions(file, decimal=form.get('decimal', '.'), say=told.append)
+    pd.testing.assert_frame_equal(read[list(TABLE)].astype({'pred': object}), TABLE.astype({'pred': object}), check_dtype=False, rtol=0, atol=1e-12)
+    assert said in ' '.join(told) and bool(told) == bool(said)
+    code, text = fundus_evaluate(file, *(['--decimal', ','] if form else []))
+    assert code == 0 and text.endswith(fundus_evaluate(write(tmp_path, TABLE))[1]) and said in text
+
+
+REFUSED = { # table, what is said, the option that mends it
+    'two columns that could be meant': (TABLE.rename(columns={'path': 'Image'}).assign(File='x'), ['Image and File could each be the path'], ['--column', 'path=Image']),
+    'another set': (TABLE.drop(columns='split').assign(set='DRIMDB'), ['split: found DRIMDB', "columns={'set': 'their_set'} if set is not what is called split"], ['--column', 'their_set=set']),
+    'a part is missing': (change(TABLE, 0, 'split', ''), ["split: found ''; expected one of train, valid, test"], None),
+    'a label is missing': (change(TABLE, 0, 'label', ''), ["label: found ''"], None),
+    'a label says so': (change(TABLE, 0, 'label', 'NA'), ['label: found NA'], None),
+    'no patient has a name': (TABLE.assign(patient='NA'), ['patient: found NA'], ['--column', 'none=patient']),
+    'spellings': (change(change(TABLE, 0, 'label', 'GOOD'), 1, 'label', 'good '), ["labels={'GOOD': 'Good', 'good ': 'Good'}"], ['--label', 'GOOD=Good', '--label', 'good =Good']),
+    'numbers': (NUMBERED.assign(label=NUMBERED.label + '.0'), ["labels={'0.0': '0', '1.0': '1', '2.0': '2'}"], ['--label', '0.0=0', '--label', '1.0=1', '--label', '2.0=2']),
+    'two columns of one class': (TABLE.assign(p_good=0.), ['columns p_Good and p_good: classes that differ in their spelling only'], None),
+}
+
+
+@pytest.mark.parametrize('table, said, words', REFUSED.values(), ids=REFUSED)
+def test_what_is_unclear_is_asked(table, said, words, tmp_path):
+    code, text = fundus_evaluate(write(tmp_path, table))
+    assert code == 2 and not [part for part in said if part not in text], text
+    if words: assert fundus_evaluate(write(tmp_path, table), *words)[0] == 0
+
+
+def test_scores_are_divided_by_their_sum(tmp_path):
+    columns = [c for c in THREE if c.startswith('p_')]
+    sigmoids = THREE.assign(**{c: THREE[c] * np.linspace(.5, 1, len(THREE)) for c in columns})
+    code, text = fundus_evaluate(write(tmp_path, sigmoids))
+    assert code == 2 and "values='scores'" in text and 'logits' not in text.partition('Options of')[0]
+    read, told = read_predictions(write(tmp_path, sigmoids), values='scores', say=(told := []).append), told
+    np.testing.assert_allclose(probabilities(read), probabilities(THREE))
+    assert told == ['predictions.csv: 79 rows of 80 did not sum to 1 (sums from 0.5 to 1), and each was divided by its sum.']
+    assert 'did not sum to 1' in fundus_evaluate(write(tmp_path, sigmoids), '--values', 'scores')[1]
+
+
+@pytest.mark.parametrize('digits, logits_refused', [(2, True), (3, True), (8, True), (1, False)])
+def test_rounded_probabilities(digits, logits_refused, tmp_path):
+    "Two digits or more are read as they are; fewer are no probabilities, and the advice keeps what they mean."
+    file = write(tmp_path, THREE.round(digits))
+    code, text = fundus_evaluate(file)
+    assert code == (0 if digits > 1 else 2), text
+    if digits == 1: assert "values='scores'" in text and fundus_evaluate(file, '--values', 'scores')[0] == 0
+    code, text = fundus_evaluate(file, '--values', 'logits')
+    assert ('probabilities already' in text) == logits_refused
+
+
 names = st.text(st.characters(exclude_categories=['Cs', 'Cc']), min_size=1, max_size=12).filter(str.strip)
 shares = st.lists(st.floats(0, 1), min_size=2, max_size=2).map(lambda two: (min(two), max(two) - min(two), 1 - max(two)))
 
 
 @settings(max_examples=60, deadline=None)
-@given(classes=st.lists(names, min_size=3, max_size=3, unique=True), rows=st.lists(st.tuples(names, names, shares), min_size=2, max_size=5, unique_by=lambda row: row[0]))
+@given(classes=st.lists(names, min_size=3, max_size=3, unique_by=spelling_key), rows=st.lists(st.tuples(names, names, shares), min_size=2, max_size=5, unique_by=lambda row: row[0]))
 def test_what_is_saved_comes_back_bit_for_bit(classes, rows, tmp_path_factory):
     values = np.array([row[2] for row in rows])
     table = pd.DataFrame({'path': [row[0] for row in rows], 'patient': [row[1] for row in rows], 'fold': range(len(rows)), 'label': [classes[k % 2] for k in range(len(rows))],
