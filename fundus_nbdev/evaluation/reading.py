@@ -205,8 +205,8 @@ def as_probabilities(
     for c in found: problems += name_rows(predictions, ~np.isfinite(found[c]), c, 'expected a number')
     if problems: raise PredictionError('\n- '.join(['some values are not numbers:', *problems]))
     if values == 'logits' and are_probabilities(found):
-        raise PredictionError("values='logits', but every row sums to 1: these are probabilities already, which softmax "
-                              'would change; leave that option out')
+        raise PredictionError("values='logits', but every row sums to 1: these are probabilities already, "
+                              'which softmax would change; leave that option out')
     if negative is not None:
         whole = 100 if values == 'percent' else 1
         found.insert(0, f'p_{negative}', 0. if values == 'logits' else whole - found.squeeze(axis=1))
