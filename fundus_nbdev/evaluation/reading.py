@@ -6,9 +6,9 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/06_evaluation/reading.html.md"
 
 # %% auto #0
 __all__ = ['CONTRACT_COLUMNS', 'PREDICTION_ROLES', 'VALUES', 'in_contract', 'find_columns', 'unclear_columns', 'describe_columns',
-           'find_separator', 'check_rows', 'read_text_columns', 'parse_numbers', 'name_classes', 'are_probabilities',
-           'divide_by_sum', 'describe_sums', 'as_probabilities', 'patients_in_names', 'check_patients',
-           'complete_columns', 'label_hint', 'value_hints', 'reading_hints', 'read_predictions']
+           'find_separator', 'check_rows', 'read_text_columns', 'parse_numbers', 'parse_columns', 'name_classes',
+           'are_probabilities', 'divide_by_sum', 'describe_sums', 'as_probabilities', 'patients_in_names',
+           'check_patients', 'complete_columns', 'label_hint', 'value_hints', 'reading_hints', 'read_predictions']
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #6fafe77a
 from collections.abc import Callable
@@ -137,6 +137,21 @@ def parse_numbers(
         try: return text.astype(kind)
         except (ValueError, OverflowError): continue
     return column
+
+# %% ../../nbs/06_evaluation/02_reading.ipynb #29be0092
+def parse_columns(
+    predictions:pd.DataFrame, # columns of the contract as text
+    values:str, # what the columns p_<class> hold; per-cents may have their sign
+    decimal:str, # decimal sign, a point or a comma
+)->pd.DataFrame: # the same rows: numbers in fold and p_<class>…, parts of the split by their names here
+    "Turn columns of text into what they hold."
+    parsed = predictions.copy()
+    for c in ('fold', *probability_columns(parsed)):
+        if c not in parsed: continue
+        text = parsed[c].str.rstrip('% ') if values == 'percent' else parsed[c]
+        parsed[c] = parse_numbers(text, decimal)
+    if 'split' in parsed: parsed['split'] = parsed['split'].map(lambda part: SPLITS.get(part.lower(), part))
+    return parsed
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #659c8932
 def name_classes(
@@ -316,9 +331,7 @@ def read_predictions(
         raise PredictionError(f'{path}: not a CSV table in UTF-8 with a line of column names ({error})') from error
     understood = table.attrs.pop('understood')
     if labels: table = name_classes(table, labels)
-    for c in ('fold', *probability_columns(table)):
-        if c in table: table[c] = parse_numbers(table[c].str.rstrip('% ') if values == 'percent' else table[c], decimal)
-    if 'split' in table: table['split'] = table['split'].map(lambda part: SPLITS.get(part.lower(), part))
+    table = parse_columns(table, values, decimal)
     try:
         check_patients(table)
         read = check_predictions(complete_columns(as_probabilities(table, values, negative)), 'label' in table)
