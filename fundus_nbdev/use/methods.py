@@ -151,8 +151,9 @@ def describe_curves(
 )->str: # one to two sentences
     "Say where the validation loss was lowest, and whether training went on for too long."
     mean = pd.concat(split_history(history)).groupby('epoch')[['train_loss', 'valid_loss']].mean()
-    train, valid = mean['train_loss'], mean['valid_loss']
-    if len(mean) == 1 or valid.isna().all():
+    train, valid = mean['train_loss'].dropna(), mean['valid_loss'].dropna()
+    if not len(train): return f'After {counted(len(mean), "epoch")} there was no loss that is a number.'
+    if len(mean) == 1 or not len(valid):
         return f'After {counted(len(mean), "epoch")} the loss on the training photographs was {train.iloc[-1]:.2f}.'
     says = (f'The loss fell from {train.iloc[0]:.2f} to {train.iloc[-1]:.2f} on the training photographs; on the '
             f'validation photographs it was {valid.iloc[-1]:.2f} at the end, and lowest at epoch {valid.idxmin()} '
