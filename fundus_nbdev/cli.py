@@ -80,6 +80,11 @@ PHOTOS = 'Folder with a folder per class, CSV or npz file with the photographs.'
 Data = Annotated[Path, typer.Argument(metavar='DATA', help=PHOTOS)]
 Out = Annotated[Path | None, option('Where to write; without it, a folder that is named after the data.',
                                     file_okay=False, metavar='FOLDER')]
+Column = Annotated[list[str] | None, option(
+    'A column that has another name in the CSV, e.g. `path=image` or `label=grade`; may be repeated.',
+    metavar='HERE=THEIRS')]
+Label = Annotated[list[str] | None, option(
+    'A class that has another name in the data, e.g. `0=Good`; may be repeated.', metavar='THEIRS=CLASS')]
 Classes = Annotated[str | None, option('Classes to keep, in this order; without it, all.', metavar='A,B,…')]
 NBoot = Annotated[int, option('Resamples for the intervals, at least 100; 0: no intervals.', callback=enough)]
 Overwrite = Annotated[bool, option('Replace what an earlier call has written there.', '--overwrite')]
@@ -116,6 +121,8 @@ def run(
     recipe: Annotated[str, typer.Argument(
         help='A shipped recipe (see `fundus recipes`) or the path of a TOML file.')] = '',
     data: Annotated[str | None, option(PHOTOS)] = None,
+    column: Column = None,
+    label: Label = None,
     corrections: Annotated[Path | None, option(
         'CSV with corrected labels, as `fundus review` writes it and a person fills it in (column corrected).',
         exists=True, dir_okay=False)] = None,
@@ -147,7 +154,9 @@ def run(
     Without a recipe: the embedded synthetic set."""
     named = {
         # absolute, so that the saved recipe works from any folder
-        'data.source': data and str(Path(data).expanduser().absolute()),
+        'data.source': data and os.path.abspath(Path(data).expanduser()),
+        'data.columns': pairs(column, '--column', file_first=False) or None,
+        'data.labels': pairs(label, '--label') or None,
         'data.corrections': corrections and str(corrections.absolute()), 'data.folds': folds, 'data.size': size,
         'seed': seed, 'training.epochs': epochs}
     given = {name: value for name, value in named.items() if value is not None}
@@ -375,6 +384,8 @@ def save_metrics(folder, table, metrics, scoring): # writes metrics.csv and figu
 def eda(
     data: Data,
     out: Out = None,
+    column: Column = None,
+    label: Label = None,
     classes: Classes = None,
     crop: Annotated[str | None, option(
         'fov: what is inside the field of view; whole: the picture as it is. '
@@ -386,13 +397,15 @@ def eda(
     "Look at the data: counts, cameras, colours, montages, and what makes a photograph Good or Bad there."
     from fundus_nbdev.audit.eda import describe_answer, describe_counts, summarise_eda, look_at_data
     from fundus_nbdev.audit.cameras import describe_cameras
+    from fundus_nbdev.core.output_folder import name_after
     from fundus_nbdev.core.progress import Progress
-    source, count = data.expanduser().absolute(), Progress('auto').counter('Looking at photographs')
-    out = out or Path('eda')/source.stem
-    done = look_at_data(source, out, overwrite, count, names_in(classes) or None, crop, n_examples, n_boot)
+    count = Progress('auto').counter('Looking at photographs')
+    out = out or Path('eda')/name_after(data)
+    done = look_at_data(data, out, overwrite, count, names_in(classes) or None, crop, n_examples, n_boot,
+                        **names_given(column, label))
     print(describe_counts(done), describe_cameras(done.measures, done.cameras), '', summarise_eda(done), sep='\n')
     for question, sentences in describe_answer(done).items(): print(f'\n{question}: {" ".join(sentences)}')
-    for why in done.unreadable.values(): print(f'Left out: {why}')
+    if done.left_out: print('', *done.left_out, sep='\n')
     print(f'\nWritten: {out}/eda.html')
 
 
@@ -402,8 +415,10 @@ def audit(
         metavar='DATA', help='Folder with a folder per class, CSV or npz file with the photographs, or the folder of '
                              'a run: its split is audited then.')],
     out: Out = None,
+    column: Column = None,
+    label: Label = None,
     classes: Classes = None,
-    columns: Annotated[str | None, option(
+    suspect: Annotated[str | None, option(
         'Further columns of the CSV that may give the label away, such as a clinic.', metavar='A,B,…')] = None,
     network: Annotated[bool, option(
         'Compare the features of a network, too (downloads 5 MB once).', '--network/--no-network')] = True,
@@ -412,16 +427,22 @@ def audit(
 ): # writes audit.html and tables
     "Find what is wrong with the data: copies, patients on two sides, contradicting labels, what gives labels away."
     from fundus_nbdev.audit.audit import audit_data, summarise_findings
+    from fundus_nbdev.core.output_folder import name_after
     from fundus_nbdev.core.progress import Progress
-    source, progress = data.expanduser().absolute(), Progress('auto')
+    progress = Progress('auto')
     count = progress.counter('Auditing, eight steps a photograph')
-    out = out or Path('audit')/source.stem
-    done = audit_data(source, out, overwrite, count, names_in(classes) or None, network,
-                      tuple(names_in(columns)), n_boot, progress.say)
+    out = out or Path('audit')/name_after(data)
+    done = audit_data(data, out, overwrite, count, names_in(classes) or None, network,
+                      tuple(names_in(suspect)), n_boot, progress.say, **names_given(column, label))
     print(summarise_findings(done))
     for row in done.findings.itertuples():
         print(f'\n{row.severity.upper()}, {row.subject}: {row.finding}\n  {row.advice}')
     print(f'\nWritten: {out}/audit.html')
+
+
+def names_given(column, label): # of `read_table`
+    "Read how columns and classes are called in the data."
+    return dict(columns=pairs(column, '--column', file_first=False), labels=pairs(label, '--label'))
 
 
 def names_in(words): # list of str

@@ -152,11 +152,21 @@ def test_a_run_folder_is_only_replaced_when_asked(first, fundus, here, photos):
     assert code == 1 and '--overwrite' in text
     assert (first[0]/'report.html').is_file()
     copy = shutil.copytree(first[0], here/'replaced')
-    code, text = fundus('run', '--data', photos, '--out', copy, '--overwrite', *SMALL) # everything in it is a run's own
-    assert code == 0 and (copy/'report.html').stat().st_mtime > (first[0]/'report.html').stat().st_mtime, text
-    (copy/'notes.txt').write_text('mine')
+    assert fundus('review', copy, '--no-second-opinion')[0] == 0
+    (copy/'figures'/'mine.psd').write_text('mine')
     code, text = fundus('run', '--data', photos, '--out', copy, '--overwrite', *SMALL)
-    assert code == 1 and 'notes.txt' in text and (copy/'report.html').is_file()
+    assert code == 0 and (copy/'report.html').stat().st_mtime > (first[0]/'report.html').stat().st_mtime, text
+    assert 'since no run wrote it: figures/mine.psd' in text and (copy/'figures'/'mine.psd').is_file() and (copy/'review'/'review.csv').is_file()
+
+
+def test_what_a_person_made_is_never_replaced(fundus, here, photos):
+    mine = here/'mine'
+    (mine/'figures').mkdir(parents=True)
+    for name in ('log.txt', 'figures/face.png'): (mine/name).write_text('years of work')
+    for command in (['run', '--data', photos, *SMALL], ['eda', photos], ['audit', photos, '--no-network']):
+        code, text = fundus(*command, '--out', mine, '--overwrite')
+        assert code == 1 and 'nothing in it is touched' in text, text
+    assert {path.relative_to(mine).as_posix() for path in mine.rglob('*')} == {'log.txt', 'figures', 'figures/face.png'}
 
 
 def test_resume_of_a_finished_run_only_writes_the_report_again(first, fundus, here):
@@ -226,12 +236,12 @@ def test_audit(fundus, here, photos):
     shutil.copy(table.path[0], here/'again.jpg')
     table = pd.concat([table, pd.DataFrame([dict(path=here/'again.jpg', label=table.label.unique()[-1], clinic='north')])])
     table.to_csv(here/'labels.csv', index=False)
-    code, text = fundus('audit', here/'labels.csv', '--out', here/'audit', '--no-network', '--columns', 'clinic', '--n-boot', '100')
+    code, text = fundus('audit', here/'labels.csv', '--out', here/'audit', '--no-network', '--suspect', 'clinic', '--n-boot', '100')
     assert code == 0 and 'SERIOUS, labels' in text and 'again.jpg' in text and 'broken.jpg' in text, text
     assert '<html' in (here/'audit'/'audit.html').read_text(encoding='utf-8') and 'serious' in set(pd.read_csv(here/'audit'/'findings.csv').severity)
     code, text = fundus('audit', here/'labels.csv', '--out', here/'audit')
     assert code == 1 and '--overwrite' in text
-    code, text = fundus('audit', here/'labels.csv', '--out', here/'other', '--columns', 'year', '--no-network')
+    code, text = fundus('audit', here/'labels.csv', '--out', here/'other', '--suspect', 'year', '--no-network')
     assert code == 1 and 'no column year' in text
 
 

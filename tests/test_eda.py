@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from fundus_nbdev.photos.factors import FACTORS
 from fundus_nbdev.synth.degradations import degrade
 from fundus_nbdev.synth.retina import draw_retina
-from fundus_nbdev.core.errors import AuditError
+from fundus_nbdev.core.errors import RunError
 from fundus_nbdev.audit.decision_tree import ask_tree, describe_tree, grow_tree, path_to, tree_nodes
 from fundus_nbdev.audit.differences import describe_pair, separate_classes
 from fundus_nbdev.audit.eda import look_at_data
@@ -171,7 +171,7 @@ def test_a_killed_job_goes_on(photographs, tmp_path):
     second = look_at_data(photographs, tmp_path, n_boot=0, examples=1, progress=lambda done, n: seen.append(done))
     assert seen[0] == 13 # all but the broken one were there
     pd.testing.assert_frame_equal(first.values, second.values)
-    with pytest.raises(AuditError, match='overwrite'): look_at_data(photographs, tmp_path)
+    with pytest.raises(RunError, match='overwrite'): look_at_data(photographs, tmp_path)
 
 
 def test_the_same_photographs_the_same_sums(photographs):

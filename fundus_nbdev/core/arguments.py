@@ -32,6 +32,7 @@ def describe_type(
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal: return f'one of {", ".join(map(repr, inner))}'
     if origin is tuple and inner[0] is str: return 'texts with commas between them, such as Good,Bad'
+    if origin is dict: return 'a table of texts, such as {GOOD = "Good"}'
     if origin is tuple: return f'any of {describe_type(inner[0]).removeprefix("one of ")}'
     if origin is not Annotated: return TYPE_WORDS.get(kind, str(kind))
     base, limits = inner
@@ -48,6 +49,9 @@ def as_type(value:Any, kind:Any)->Any: # the value; None where it does not fit
         if not isinstance(value, (list, tuple)): return None
         words = [as_type(word, inner[0]) for word in value]
         return None if None in words else tuple(words)
+    if origin is dict:
+        words = [*value, *value.values()] if isinstance(value, dict) else [None]
+        return value if all(isinstance(word, str) for word in words) else None
     if origin is Literal: return next((word for word in inner if word == value and type(word) is type(value)), None)
     if isinstance(value, bool) and kind is not bool: return None
     if kind is float and isinstance(value, int): return float(value)
@@ -62,7 +66,7 @@ def check_value(
 )->Any: # the value, of that type
     "Return a value as its type, or raise an error with what was found and what was expected."
     base, limits = get_args(kind) if get_origin(kind) is Annotated else (kind, None)
-    if base not in TYPE_WORDS and get_origin(base) not in (tuple, Literal): return value
+    if base not in TYPE_WORDS and get_origin(base) not in (tuple, dict, Literal): return value
     found = as_type(value, base)
     if found is None or (limits is not None and found not in limits):
         raise error(f'{name} = {value!r}: expected {describe_type(kind)}.')

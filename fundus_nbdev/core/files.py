@@ -25,6 +25,11 @@ _REASONS = {
     errno.EFBIG: 'it is larger than this system allows files to be: raise the limit (ulimit -f)',
     errno.EROFS: 'the disk can only be read: choose another folder',
     errno.EACCES: 'you may not write there: choose another folder',
+    errno.EPERM: 'you may not write there: choose another folder',
+    errno.ENOTDIR: 'a part of its path is a file: choose another folder',
+    errno.EEXIST: 'a file has this name: choose another folder',
+    errno.ENAMETOOLONG: 'its name is too long for this disk: choose a shorter one',
+    errno.ELOOP: 'its path goes round in a circle of links: choose another folder',
     errno.EIO: 'the disk has an error: choose another one'}
 
 # %% ../../nbs/01_core/02_files.ipynb #20d6558a

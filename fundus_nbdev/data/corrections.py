@@ -15,6 +15,7 @@ from pandas import DataFrame
 
 from ..core.errors import TableError
 from ..core.text import counted, nearest_word, some
+from .csv_files import read_words
 from .photo_table import classes_of
 
 # %% ../../nbs/04_data/16_corrections.ipynb #46082714
@@ -26,13 +27,11 @@ def read_corrections(
 )->DataFrame: # path, label, corrected: the lines in which something is to be changed; index: line of the file
     "Read what a person wants changed."
     columns, expected = ['path', 'label', 'corrected'], 'path, label and corrected'
-    try: lines = pd.read_csv(file, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise TableError(f'{file}: {error}. Expected a CSV with the columns {expected}.') from error
+    lines = read_words(file, skip_blank_lines=False).rename(columns=str.lower)
     if missing := [name for name in columns if name not in lines]:
         raise TableError(f'{file} has no column {" and no column ".join(missing)}; it has {", ".join(lines)}. '
                          f'Expected {expected}.')
-    lines = lines[columns].apply(lambda column: column.str.strip())
+    lines = lines[columns]
     changed = (lines.corrected != '') & (lines.corrected != lines.label)
     changes = lines[changed].set_axis(lines.index[changed] + 2) # the first line has the names
     if len(twice := changes.path[changes.path.duplicated()]):

@@ -19,7 +19,7 @@ import re
 import time
 
 from ..core.errors import TableError
-from ..core.files import UNFINISHED
+from ..core.files import UNFINISHED, guard_disk
 from .photo_table import file_of
 
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #d88d2bff
@@ -27,7 +27,8 @@ def cache_folder()->Path: # an existing folder
     "Return the folder of the caches: `FUNDUS_CACHE`, or `fundus_nbdev` in the user's cache folder."
     user = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')
     folder = Path(os.environ.get('FUNDUS_CACHE') or user/'fundus_nbdev')
-    folder.mkdir(parents=True, exist_ok=True)
+    with guard_disk(f'{folder} (the variable FUNDUS_CACHE names another folder)'):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 # %% ../../nbs/04_data/11_pixel_cache.ipynb #b22cb195

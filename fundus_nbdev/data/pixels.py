@@ -10,6 +10,8 @@ __all__ = ['CROPS', 'Stats', 'load_whole', 'Pixels', 'cache_pixels', 'orient', '
 # %% ../../nbs/04_data/12_pixels.ipynb #c8c6f687
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 import json
 import os
@@ -57,6 +59,13 @@ class Pixels:
     def readable(self)->'Pixels':
         "Leave out the photographs that could not be read; the array stays where it is."
         return Pixels(self.array, {}, np.delete(self.rows, list(self.bad)))
+
+    @cached_property
+    def digest(self)->str: # 16 hexadecimal digits
+        "Return a text that changes when any pixel does."
+        digest = blake2b(digest_size=8)
+        for i in range(len(self)): digest.update(self[i])
+        return digest.hexdigest()
 
 # %% ../../nbs/04_data/12_pixels.ipynb #6233599e
 def _open(stem:Path)->tuple[ndarray, dict[int, str]]|None:

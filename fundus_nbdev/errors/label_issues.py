@@ -6,7 +6,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/10_errors/label_issues.html.md
 
 # %% auto #0
 __all__ = ['order_by_doubt', 'seeming', 'confident_joint', 'second_opinion', 'combine', 'keep_corrections', 'contact_sheet',
-           'Review', 'describe_contradictions', 'opinion_features', 'read_run', 'render_review', 'review']
+           'Review', 'describe_contradictions', 'opinion_features', 'read_run', 'render_review', 'review',
+           'review_predictions']
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #7377e4d4
 from collections.abc import Callable
@@ -20,10 +21,12 @@ from matplotlib.figure import Figure
 from ..audit.embeddings import embed_photos, load_embedder
 from ..audit.properties import measure_factors
 from ..audit.univariate import patient_folds
-from ..core.errors import AuditError, ReportError
+from ..core.errors import AuditError, ReportError, TableError
 from ..core.files import write_whole
 from ..core.html import as_jpeg, render_page
+from ..core.output_folder import output_folder
 from ..core.text import counted
+from ..data.csv_files import read_words
 from ..evaluation.predictions import classes_of_predictions, prediction_table, probabilities, scored_part
 from ..evaluation.reading import read_predictions
 from ..photos.field_of_view import crop_or_grey
@@ -108,8 +111,8 @@ def keep_corrections(
     "Put what a person wrote before beside the new order."
     kept = pd.DataFrame(columns=['path', 'corrected', 'note'], dtype=str)
     if file.is_file():
-        try: kept = pd.read_csv(file, dtype=str, keep_default_na=False)[['path', 'corrected', 'note']]
-        except (KeyError, ValueError) as error:
+        try: kept = read_words(file).rename(columns=str.lower)[['path', 'corrected', 'note']]
+        except (KeyError, TableError) as error:
             raise ReportError(f'{file} is there and has not the columns path, corrected and note: it is not replaced. '
                               'Move it away, or choose another folder (--out).') from error
     kept = kept[(kept.corrected != '') | (kept.note != '')]
@@ -205,7 +208,19 @@ def review(
 )->Review:
     "Order the labels of a run by doubt. Writes review.csv (keeping corrections), review.html and contact_sheet.png."
     predictions, place = read_run(source)
-    place, opinions = Path(out) if out else place, ['the run itself']
+    with output_folder(out or place, 'review') as folder:
+        return review_predictions(predictions, folder, second, n_shown, say, counter)
+
+def review_predictions(
+    predictions:pd.DataFrame, # prediction table: the scored part
+    place:Path, # folder to write to
+    second:bool=True, # ask for a second opinion
+    n_shown:int=60, # photographs on the page and the sheet
+    say:Callable=print, # told what is done
+    counter:Callable|None=None, # title → function called with (done, all)
+)->Review:
+    "Order answers by doubt, and write them down (writes files)."
+    opinions = ['the run itself']
     if second:
         features, words = opinion_features(list(predictions.path), say, counter)
         other = second_opinion(predictions, features, classes_of_predictions(predictions))

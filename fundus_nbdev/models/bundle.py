@@ -43,6 +43,7 @@ class BundleInfo:
     orientations:int = 1 # an answer is the mean over so many orientations of the photograph, 1 to 8
     thresholds:dict = field(default_factory=dict) # decision thresholds, by class
     data:dict = field(default_factory=dict) # summary of the training data
+    training:dict = field(default_factory=dict) # settings of the recipe; hashes of split and photographs
     metrics:dict = field(default_factory=dict) # how well it did, on what
     versions:dict = field(default_factory=dict) # of the software that trained it
     sha256:str = '' # of the file of weights

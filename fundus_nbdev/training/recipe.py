@@ -6,8 +6,9 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/recipe.html.md"""
 
 # %% auto #0
 __all__ = ['Count', 'Amount', 'Share', 'Part', 'REGISTRIES', 'RECIPES', 'DataRecipe', 'ModelRecipe', 'TrainingRecipe', 'Recipe',
-           'find_registry', 'find_conflicts', 'make_recipe', 'recipe_values', 'to_toml', 'read_toml', 'read_recipe',
-           'recipe_names', 'recipe_file', 'find_recipe', 'change_values', 'override']
+           'find_registry', 'find_conflicts', 'make_recipe', 'recipe_values', 'to_toml', 'recipe_settings',
+           'flat_settings', 'read_toml', 'read_recipe', 'recipe_names', 'recipe_file', 'find_recipe', 'change_values',
+           'override']
 
 # %% ../../nbs/07_training/16_recipe.ipynb #8fad0fb9
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, get_type_hints
+import json
 import re
 import tomllib
 
@@ -38,6 +40,8 @@ class DataRecipe:
     "Which photographs, how they are cropped, and how they are split."
     source:str = 'synthetic' # a folder, a CSV file, an npz file, or 'synthetic' for the embedded set
     corrections:str = '' # CSV with corrected labels (column `corrected`), such as `fundus review` writes; '': none
+    columns:dict[str, str] = field(default_factory=dict) # column of the CSV → path, label, patient or split
+    labels:dict[str, str] = field(default_factory=dict) # label in the data → class name, such as GOOD → Good
     classes:tuple[str, ...] = () # class order; empty: all classes of the data
     crop:str = 'fov' # of `CROPS`: 'fov' (the field of view always has the same scale) or 'whole'
     size:Annotated[int, Between(16, 4096)] = 224 # side of the square that the network sees, px
@@ -191,12 +195,29 @@ def to_toml(
     "Write a recipe as TOML."
     return tomli_w.dumps(recipe_values(recipe))
 
+# %% ../../nbs/07_training/16_recipe.ipynb #225bb7d8
+def recipe_settings(
+    recipe:Recipe, # any
+)->dict[str, Any]: # 'training.epochs' → 20; values as JSON has them
+    "Return all settings of a recipe by their names."
+    return flat_settings(json.loads(json.dumps(recipe_values(recipe))))
+
+def flat_settings(
+    values:dict, # nested as in TOML
+    prefix:str='', # of the names
+)->dict[str, Any]: # 'training.epochs' → 20
+    "Give nested settings their dotted names."
+    flat = {}
+    for key, value in values.items():
+        flat |= flat_settings(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
 # %% ../../nbs/07_training/16_recipe.ipynb #297d80e1
 def read_toml(
     file:str|Path, # TOML
 )->dict[str, Any]: # as it stands there, unchecked
     "Read a TOML file."
-    try: return tomllib.loads(Path(file).read_text(encoding='utf-8'))
+    try: return tomllib.loads(Path(file).read_text(encoding='utf-8-sig')) # an editor on Windows begins with a mark
     except FileNotFoundError as error: raise RecipeError(f'There is no recipe file {file}.') from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f'{file} is not TOML: {error}. Expected lines like: epochs = 20') from error
@@ -246,7 +267,8 @@ def _value(text:str)->Any:
 def _setting(change:str)->tuple[str, Any]:
     "Split 'training.epochs=5' into the setting's name and its value."
     name, equals, value = change.partition('=')
-    if not equals: raise RecipeError(f'{change!r}: expected a setting and its value, such as training.epochs=5.')
+    if not (equals and name.strip()):
+        raise RecipeError(f'{change!r}: expected a setting and its value, such as training.epochs=5.')
     return name.strip(), _value(value.strip())
 
 # %% ../../nbs/07_training/16_recipe.ipynb #d92c99bd

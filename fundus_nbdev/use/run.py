@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..core.files import guard_disk
 from ..core.html import Section
+from ..core.output_folder import lock_folder
 from ..errors.study import Study, check_examples
 from ..evaluation.metrics import format_interval
 from ..explain.cam import CAM_METHODS
@@ -83,7 +84,7 @@ def run(
     start, shown = time.perf_counter(), Progress('auto' if progress else 'none')
     fitted = fit(recipe, folder, overwrite, shown, resume, skip_damaged)
     if not fitted: return None
-    with name_run_in_errors(fitted.folder, shown.say), guard_disk(fitted.folder):
+    with lock_folder(fitted.folder), name_run_in_errors(fitted.folder, shown.say), guard_disk(fitted.folder):
         study = Study(fitted, n_examples, shared, n_stability, cam, shown, start)
         sections = measure_sections(study)
         keep_fitted(study, study.sections['confidence'].sure)
