@@ -12,7 +12,7 @@ import pytest
 
 from fundus_nbdev.cli import app
 from fundus_nbdev.core.errors import PredictionError
-from fundus_nbdev.core.text import spelling_key
+from fundus_nbdev.data.photo_table import near_equal
 from fundus_nbdev.evaluation.compare import compare, compare_models, rank_models
 from fundus_nbdev.evaluation.metrics import METRICS, evaluate, metric, metric_names
 from fundus_nbdev.evaluation.multi_run import evaluate_runs
@@ -250,7 +250,7 @@ shares = st.lists(st.floats(0, 1), min_size=2, max_size=2).map(lambda two: (min(
 
 
 @settings(max_examples=60, deadline=None)
-@given(classes=st.lists(names, min_size=3, max_size=3, unique_by=spelling_key), rows=st.lists(st.tuples(names, names, shares), min_size=2, max_size=5, unique_by=lambda row: row[0]))
+@given(classes=st.lists(names, min_size=3, max_size=3, unique=True).filter(lambda found: not near_equal(found)), rows=st.lists(st.tuples(names, names, shares), min_size=2, max_size=5, unique_by=lambda row: row[0]))
 def test_what_is_saved_comes_back_bit_for_bit(classes, rows, tmp_path_factory):
     values = np.array([row[2] for row in rows])
     table = pd.DataFrame({'path': [row[0] for row in rows], 'patient': [row[1] for row in rows], 'fold': range(len(rows)), 'label': [classes[k % 2] for k in range(len(rows))],

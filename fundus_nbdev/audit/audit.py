@@ -233,8 +233,8 @@ def unasked_findings(
     for why, rows in worst[worst.verdict == 'not judged'].groupby('unjudged'):
         names, first = some(PROPERTY_WORDS.get(name, name) for name in rows.property), rows.iloc[0]
         hint = f'the strongest hint is {PROPERTY_WORDS.get(first.property, first.property)} (AUC {first.auc:.2f})'
-        yield ('caution', 'shortcuts', f"Whether the label is given away by {names} can't be judged, because {why}; {hint}.",
-               'Nothing was found, and nothing is acquitted.', 0)
+        unknown = f"Whether the label is given away by {names} can't be judged, because {why}; {hint}."
+        yield 'caution', 'shortcuts', unknown, 'Nothing was found, and nothing is acquitted.', 0
 
 def file_findings(
     table:DataFrame, # photo table

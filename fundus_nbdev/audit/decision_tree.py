@@ -234,8 +234,8 @@ def describe_tree(
 )->list[str]: # sentences
     "Say what all numbers together tell."
     if tree is None:
-        return ["Whether they tell more together can't be judged: a class has photographs of fewer than two patients, or "
-                'none that could be measured.']
+        return ["Whether they tell more together can't be judged: a class has photographs of fewer than two patients, "
+                'or none that could be measured.']
     score = {name: _say_score(row) for name, row in tree.scores.iterrows()}
     if tree.scores.low['balanced_accuracy'] == tree.scores.high['balanced_accuracy']:
         score['balanced_accuracy'] += f' (no resample differs; the rarest class has {counted(tree.fewest, "patient")})'
@@ -254,7 +254,7 @@ def _describe_useless(tree, score):
     "Say that a tree is no better than chance, or that nobody can know."
     judged, chance = 'judged on patients that it had not seen,', f'chance is {tree.chance:.2f}'
     if np.isnan(tree.low):
-        return (f"Whether they tell more together can't be judged, because no resamples were drawn (--n-boot): a small "
+        return ("Whether they tell more together can't be judged, because no resamples were drawn (--n-boot): a small "
                 f'decision tree, {judged} has a balanced accuracy of {score}; {chance}.')
     if tree.scores.loc['balanced_accuracy', 'high'] > tree.chance + .1:
         return (f'Whether they tell more together is open: a small decision tree, {judged} has a balanced accuracy of '

@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/09_audit/differences.html.md""
 
 # %% auto #0
 __all__ = ['NOUNS', 'PHRASES', 'OTHERS', 'draw_numbers', 'choose_crop', 'numbers_for', 'pairs_to_ask', 'separate_classes',
-           'within_classes', 'in_hundred', 'as_percent', 'short_number', 'phrase', 'strength', 'lead_sentence',
+           'within_classes', 'in_hundred', 'as_percent', 'short_number', 'phrase', 'either_way', 'lead_sentence',
            'describe_unjudged', 'describe_none', 'describe_pair', 'class_colours', 'smooth_histogram', 'plot_numbers']
 
 # %% ../../nbs/09_audit/04_differences.ipynb #2b3602b1
@@ -153,7 +153,7 @@ def phrase(
     "Say what the second class is like."
     return PHRASES[row['name']][int(row.auc > .5)]
 
-def strength(
+def either_way(
     row:Series, # of `separate`
 )->tuple[float, float, float]: # 0.5–1, and its interval
     "Return how often a number is on the side where it usually is."
@@ -164,7 +164,7 @@ def lead_sentence(
 )->str: # one sentence
     "Say what tells two classes apart best."
     other = 'other' if row['first'] == OTHERS else row['first']
-    word, (share, low, high) = 'higher' if row.auc > .5 else 'lower', strength(row)
+    word, (share, low, high) = 'higher' if row.auc > .5 else 'lower', either_way(row)
     interval = f'95 % interval {as_percent(low)}–{as_percent(high)}'
     if low == high: interval = 'in these photographs: no resample differs, so there is no interval'
     return (f'{row.second} photographs stand out by {phrase(row)}: of 100 pairs of one {row.second} and one {other} '
@@ -176,8 +176,8 @@ def describe_unjudged(
     why:Series, # of `unjudged`, for these rows
 )->list[str]: # a sentence; none where everything was judged
     "Name the numbers of which nothing can be said, and why."
-    reasons = why[why != ''].groupby(why, sort=False).groups
-    said = [f'{listed([NOUNS[name] for name in asked.name[rows]])} (because {reason})' for reason, rows in reasons.items()]
+    nouns = asked.name.map(NOUNS)[why != '']
+    said = [f'{listed(names)} (because {reason})' for reason, names in nouns.groupby(why, sort=False)]
     return [f'Not judged: {"; ".join(said)}.'] if said else []
 
 # %% ../../nbs/09_audit/04_differences.ipynb #58b11a5f
@@ -190,7 +190,7 @@ def describe_none(
     hint, known = '', asked[asked.delta.notna() & (asked.delta != 0)]
     if len(known):
         row = known.loc[known.delta.abs().idxmax()]
-        share, low, high = strength(row)
+        share, low, high = either_way(row)
         interval = f', 95 % interval {low:.2f}–{high:.2f}' if low < high and not why[row.name] else ''
         hint = f'; the strongest hint is {phrase(row)} (AUC {share:.2f}{interval})'
     if (why != '').all():

@@ -276,8 +276,8 @@ def describe_degradation(
         says.append(f'Not noticed: even at its worst, {", ".join(kinds)} of {mine.n.max()} rightly passed photographs '
                     f'{good}. Such photographs would be passed.')
     elif len(mine):
-        says.append(f'Every kind of degradation is noticed: at its worst, fewer than half of {mine.n.max()} photographs '
-                    f'are still called {good}.')
+        says.append('Every kind of degradation is noticed: at its worst, fewer than half of '
+                    f'{counted(mine.n.max(), "photograph")} are still called {good}.')
     if len(first):
         kinds = [kind.replace('_', ' ') for kind in first.kind]
         says.append(f'{good} breaks first under {kinds[0]} (at severity {first.breaks.iloc[0]:.2f} half of the answers '

@@ -228,12 +228,14 @@ def describe_factors(
     "Say in which factors wrong answers differ from right ones."
     differing, known = causes.factors[causes.factors.p_holm < .05], causes.factors.dropna(subset=['delta'])
     found = '; '.join(describe_factor(name, row) for name, row in differing.iterrows())
-    if found: return f'Compared with right answers of the same class, photographs that were answered wrongly have: {found}.'
+    if found:
+        return f'Compared with right answers of the same class, photographs that were answered wrongly have: {found}.'
     hint = ''.join(f'; the strongest hint is {describe_factor(name, row)}' for name, row in known.head(1).iterrows())
     if why := why_not_told(causes):
-        return f"Whether photographs of wrong answers differ from those of right ones can't be judged, because {why}{hint}."
-    return (f'In no quality factor do the photographs of the {causes.wrong} wrong answers differ from right ones of the '
-            f'same class beyond chance{hint}.')
+        return ("Whether photographs of wrong answers differ from those of right ones can't be judged, "
+                f'because {why}{hint}.')
+    return (f'In no quality factor do the photographs of the {causes.wrong} wrong answers differ from right ones of '
+            f'the same class beyond chance{hint}.')
 
 # %% ../../nbs/10_errors/08_slices.ipynb #0d816a42
 def describe_slices(
@@ -246,11 +248,11 @@ def describe_slices(
     held = [f'{words}confirmed on the other.' for words, holds in zip(said, slices.holds) if holds]
     if held: return held
     if not len(slices):
-        return ['Whether mistakes pile up in some slice of the data can not be judged: with so few, no rule was found on '
-                'one half of the patients that the other half could confirm.']
+        return ['Whether mistakes pile up in some slice of the data can not be judged: with so few, no rule was found '
+                'on one half of the patients that the other half could confirm.']
     if (slices.least_p * len(slices) >= .05).all():
-        return [f"Whether mistakes pile up in some slice of the data can't be judged. {said[0]}the other half has too few "
-                'to confirm it.']
+        return [f"Whether mistakes pile up in some slice of the data can't be judged. {said[0]}the other half has too "
+                'few to confirm it.']
     return ['No slice of the data, as rules on quality factors draw them, has a higher error rate that is confirmed on '
             'other patients.']
 

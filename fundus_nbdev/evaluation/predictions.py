@@ -19,7 +19,8 @@ import pandas as pd
 
 from ..core.errors import PredictionError
 from ..core.files import write_whole
-from ..core.text import counted, near_equal
+from ..core.text import counted
+from ..data.photo_table import near_equal
 
 # %% ../../nbs/06_evaluation/01_predictions.ipynb #54a43fd8
 def probability_columns(

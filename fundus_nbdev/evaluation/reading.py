@@ -13,6 +13,7 @@ __all__ = ['CONTRACT_COLUMNS', 'PREDICTION_ROLES', 'VALUES', 'in_contract', 'fin
 # %% ../../nbs/06_evaluation/02_reading.ipynb #6fafe77a
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 import csv
 
@@ -21,9 +22,10 @@ import pandas as pd
 from scipy.special import softmax
 
 from ..core.errors import PredictionError
-from ..core.text import counted, listed, spelling_key
-from ..data.csv_files import ROLES, find_roles
-from ..data.folders import SPLITS, guess_patients
+from ..core.text import counted, listed
+from ..data.csv_files import ROLES, find_roles, part_of
+from ..data.folders import guess_patients
+from ..data.photo_table import near_equal
 from .predictions import check_predictions, classes_of_predictions, sum_tolerance
 from .predictions import as_numbers, name_rows, probability_columns
 
@@ -143,6 +145,7 @@ def parse_columns(
     predictions:pd.DataFrame, # columns of the contract as text
     values:str, # what the columns p_<class> hold; per-cents may have their sign
     decimal:str, # decimal sign, a point or a comma
+    split:str='split', # what the column split is called in the file
 )->pd.DataFrame: # the same rows: numbers in fold and p_<class>…, parts of the split by their names here
     "Turn columns of text into what they hold."
     parsed = predictions.copy()
@@ -150,7 +153,7 @@ def parse_columns(
         if c not in parsed: continue
         text = parsed[c].str.rstrip('% ') if values == 'percent' else parsed[c]
         parsed[c] = parse_numbers(text, decimal)
-    if 'split' in parsed: parsed['split'] = parsed['split'].map(lambda part: SPLITS.get(part.lower(), part))
+    if 'split' in parsed: parsed['split'] = [part_of(part, split) for part in parsed['split']]
     return parsed
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #659c8932
@@ -268,8 +271,7 @@ def label_hint(
     strange:list[str], # other names in `label` and `pred`
 )->str: # an option and what it does
     "Suggest `labels`, and what is meant where only the spelling differs."
-    same = {spelling_key(c): c for c in classes}
-    meant = {name: same[spelling_key(name)] for name in strange if spelling_key(name) in same}
+    meant = {name: c for name, c in product(strange, classes) if near_equal([name, c])}
     if meant:
         named = ', '.join(f'{name!r}: {c!r}' for name, c in meant.items())
         return f'labels={{{named}}} if these are spellings of one class'
@@ -331,7 +333,8 @@ def read_predictions(
         raise PredictionError(f'{path}: not a CSV table in UTF-8 with a line of column names ({error})') from error
     understood = table.attrs.pop('understood')
     if labels: table = name_classes(table, labels)
-    table = parse_columns(table, values, decimal)
+    split = next((name for name, role in understood.items() if role == 'split'), 'split')
+    table = parse_columns(table, values, decimal, split)
     try:
         check_patients(table)
         read = check_predictions(complete_columns(as_probabilities(table, values, negative)), 'label' in table)

@@ -167,7 +167,7 @@ def describe_calibration(
     "Say how far off the stated confidence is, before and after."
     before, after = (table.value for table in sure.errors.values())
     exact, exact_after = (format_interval(*table.loc['if_calibrated']) for table in sure.errors.values())
-    verdict = 'more than chance explains' if before['p_value'] < .05 else 'not clearly more than chance alone would show'
+    verdict = 'more than chance explains' if before['p_value'] < .05 else 'not clearly more than chance would show'
     says = (f'As trained, the stated confidence shows a calibration error of {before["ece"]:.2f}; a network whose '
             f'probabilities are exact would show {exact} on so few photographs, so this is {verdict}. ')
     if sure.why: return says + f'No temperature could be fitted: {sure.why}.'
