@@ -458,6 +458,8 @@ def review(
     out: Annotated[Path | None, option(
         'Where to write; without it, the folder review beside the predictions.',
         file_okay=False, metavar='FOLDER')] = None,
+    column: Column = None,
+    label: Label = None,
     second: Annotated[bool, option(
         'Ask a simple classifier on ImageNet features and quality factors too (downloads 5 MB once).',
         '--second-opinion/--no-second-opinion')] = True,
@@ -467,7 +469,7 @@ def review(
     from fundus_nbdev.errors.label_issues import review as review_run
     from fundus_nbdev.core.progress import Progress
     progress = Progress('auto')
-    done = review_run(source, out, second, shown, progress.say, progress.counter)
+    done = review_run(source, out, second, shown, progress.say, progress.counter, **names_given(column, label))
     print(done.verdict)
     print_rows(['rank', 'label', 'suggestion', 'p(label)', 'photograph'],
                [[row.rank, row.label, row.suggestion, f'{row.p_label:.2f}', Path(row.path).name]

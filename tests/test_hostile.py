@@ -15,7 +15,6 @@ from PIL import Image
 
 from fundus_nbdev import cli
 from fundus_nbdev.core.errors import TableError
-from fundus_nbdev.core.output_folder import lock_folder
 from fundus_nbdev.data.table import read_table
 from fundus_nbdev.training.checkpoint import checkpoints
 from commands import in_shell
@@ -189,7 +188,7 @@ def test_nearly_equal_labels_are_refused_and_joined(here, twins):
 
 def test_a_folder_with_a_space_is_refused(here):
     draw_set(here/'data', 3, ('Good', 'Good ', 'Bad'))
-    with pytest.raises(TableError, match="'Good' .3., 'Good ' .3."): read_table(here/'data')
+    with pytest.raises(TableError, match="'Good' .3., 'Good ' .3.|'Good ' .3., 'Good' .3."): read_table(here/'data')
     assert set(read_table(here/'data', labels={'Good ': 'Good'}).label) == {'Good', 'Bad'}
 
 

@@ -1,4 +1,4 @@
-"""Every command writes into a folder of its own: marked, locked, never taken for data, and never made at the cost of what a person keeps there.
+"""Every command writes into a folder of its own: marked, locked, never taken for data, never at a person's cost.
 
 Docs: https://fundus-nbdev.github.io/fundus_nbdev/01_core/output_folder.html.md"""
 

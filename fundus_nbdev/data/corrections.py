@@ -10,7 +10,6 @@ __all__ = ['REMOVE', 'read_corrections', 'correct_labels']
 # %% ../../nbs/04_data/16_corrections.ipynb #39f0a6e6
 from pathlib import Path
 
-import pandas as pd
 from pandas import DataFrame
 
 from ..core.errors import TableError

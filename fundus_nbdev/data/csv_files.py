@@ -168,7 +168,8 @@ def part_of(
 )->str|None: # train, valid, test; another value as it is, for the check of the table to name
     "Return the part of the split that a value names."
     word = str(value).lower()
-    if column.lower() == 'is_valid': return {'true': 'valid', '1': 'valid', 'false': 'train', '0': 'train'}.get(word, value)
+    said = {'true': 'valid', '1': 'valid', 'false': 'train', '0': 'train'}
+    if column.lower() == 'is_valid': return said.get(word, value)
     return SPLITS.get(word, value)
 
 # %% ../../nbs/04_data/03_csv_files.ipynb #0a0bf310

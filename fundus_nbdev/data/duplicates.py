@@ -11,7 +11,7 @@ __all__ = ['STEPS', 'SAME_PICTURE', 'LARGER', 'LOOK_ALIKE', 'DUPLICATE_KINDS', '
            'look_alikes', 'Duplicates', 'Steps', 'find_duplicates']
 
 # %% ../../nbs/04_data/09_duplicates.ipynb #b40d3ac6
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import NamedTuple
@@ -203,7 +203,7 @@ def longer_side(
 
 def small_copies(
     paths:list[str], # photographs, each once, N
-    crops:Sequence[ndarray], # the same, cropped, uint8, N
+    crops:Iterable[ndarray], # the same, cropped, uint8, N
     progress:Callable|None=None, # called with (pairs compared, all pairs)
 )->list[list[str]]: # groups of two or more paths
     "Group photographs with copies of about half their size or less."

@@ -71,7 +71,8 @@ def search_photos(
     folder:Path, # searched with everything below it
 )->Found:
     "Find the picture files below a folder, and what is left out there."
-    photos, left_out = [], defaultdict(list)
+    photos:list[Path] = []
+    left_out:dict[str, list[str]] = defaultdict(list)
     for place, folders, files in os.walk(folder, followlinks=True):
         seen = len(photos)
         for name in sorted(folders):
@@ -127,7 +128,8 @@ def read_folder(
 )->pd.DataFrame: # photo table; attrs: notes, what was left out
     "Read a photo table from a folder per class."
     if owner := made_by(folder):
-        raise TableError(f'{folder} holds what `fundus {owner}` wrote, no photographs. Give the folder of the photographs.')
+        raise TableError(f'{folder} holds what `fundus {owner}` wrote, no photographs. '
+                         'Give the folder of the photographs.')
     photos, left_out = search_photos(folder)
     notes = describe_left_out(left_out)
     if not photos:

@@ -8,7 +8,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/04_data/pixels.html.md"""
 __all__ = ['CROPS', 'Stats', 'load_whole', 'Pixels', 'cache_pixels', 'orient', 'channel_stats']
 
 # %% ../../nbs/04_data/12_pixels.ipynb #c8c6f687
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -55,6 +55,7 @@ class Pixels:
 
     def __len__(self)->int: return len(self.rows)
     def __getitem__(self, i:int)->ndarray: return self.array[self.rows[i]]
+    def __iter__(self)->Iterator[ndarray]: return (self.array[row] for row in self.rows)
 
     def readable(self)->'Pixels':
         "Leave out the photographs that could not be read; the array stays where it is."
@@ -64,7 +65,7 @@ class Pixels:
     def digest(self)->str: # 16 hexadecimal digits
         "Return a text that changes when any pixel does."
         digest = blake2b(digest_size=8)
-        for i in range(len(self)): digest.update(self[i])
+        for photo in self: digest.update(photo.data)
         return digest.hexdigest()
 
 # %% ../../nbs/04_data/12_pixels.ipynb #6233599e

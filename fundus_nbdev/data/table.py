@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/04_data/table.html.md"""
 
 # %% auto #0
 __all__ = ['MISSING', 'part_in_name', 'label_files', 'visible', 'unwrap', 'read_file', 'read_parts', 'detect_layout',
-           'is_missing', 'complete_labels', 'complete_patients', 'some_paths', 'with_note', 'read_table']
+           'is_missing', 'complete_labels', 'how_to_join', 'complete_patients', 'some_paths', 'with_note', 'read_table']
 
 # %% ../../nbs/04_data/05_table.ipynb #b96dc8d3
 from pathlib import Path
@@ -116,17 +116,26 @@ def complete_labels(
 )->DataFrame: # rows that have a label; attrs: notes
     "Rename labels, refuse those that are nearly equal, and leave out photographs without one."
     if unknown := [name for name in labels if name not in set(table.label)]:
-        raise TableError(f'No label {unknown[0]!r}; the labels are {some(sorted(set(map(repr, table.label.dropna()))), 10)}.')
+        there = some(sorted(map(repr, table.label.dropna().unique())), 10)
+        raise TableError(f'No label {unknown[0]!r}; the labels are {there}.')
     named = table.label.map(lambda name: labels.get(name, name))
     missing = is_missing(named)
     counts = named[~missing].value_counts()
-    if twins := near_equal(counts.index):
-        shown = '; '.join(', '.join(f'{name!r} ({counts[name]})' for name in group) for group in twins)
-        first, second = sorted(twins[0], key=counts.get)[-2:]
-        raise TableError(f'Labels that are nearly equal: {shown}. If they are one class, join them: '
-                         f'--label {shlex.quote(f"{first}={second}")}, in Python labels={{{first!r}: {second!r}}}.')
+    for group in near_equal(counts.index): raise TableError(how_to_join(group, counts))
     kept = table.assign(label=named.str.strip())[~missing].reset_index(drop=True)
-    return with_note(kept, table, f'left out, without a label: {missing.sum():,} ({some_paths(table, missing)})', missing)
+    note = f'left out, without a label: {missing.sum():,} ({some_paths(table, missing)})'
+    return with_note(kept, table, note, missing)
+
+def how_to_join(
+    names:list[str], # that are nearly equal
+    counts:pd.Series, # name → photographs
+)->str: # two sentences
+    "Name classes that may be one, and say how to join them."
+    names = sorted(names, key=lambda name: counts[name])
+    shown = ', '.join(f'{name!r} ({counts[name]})' for name in names)
+    command = ' '.join(f'--label {shlex.quote(f"{name}={names[-1]}")}' for name in names[:-1])
+    return (f'Labels that are nearly equal: {shown}. If they are one class, join them: '
+            f'{command}, in Python labels={dict.fromkeys(names[:-1], names[-1])}.')
 
 def complete_patients(
     table:DataFrame, # photo table

@@ -177,6 +177,7 @@ def opinion_features(
 # %% ../../nbs/10_errors/01_label_issues.ipynb #3c4d8d4d
 def read_run(
     source:str|Path, # run folder, or a CSV of predictions
+    **reading, # of `read_predictions`: columns, labels
 )->tuple[pd.DataFrame, Path]: # prediction table: the scored part; where the review goes
     "Read the answers that are reviewed."
     file = folder = Path(source)
@@ -185,7 +186,7 @@ def read_run(
     if not file.is_file():
         raise ReportError(f'{source}: found no {found}; expected the folder of a finished run, or a CSV of '
                           'predictions.')
-    return scored_part(read_predictions(file)), file.parent/'review'
+    return scored_part(read_predictions(file, **reading)), file.parent/'review'
 
 # %% ../../nbs/10_errors/01_label_issues.ipynb #ff692495
 def render_review(
@@ -205,9 +206,10 @@ def review(
     n_shown:int=60, # photographs on the page and the sheet
     say:Callable=print, # told what is done
     counter:Callable|None=None, # title → function called with (done, all)
+    **reading, # of `read_predictions`: columns, labels
 )->Review:
     "Order the labels of a run by doubt. Writes review.csv (keeping corrections), review.html and contact_sheet.png."
-    predictions, place = read_run(source)
+    predictions, place = read_run(source, **reading)
     with output_folder(out or place, 'review') as folder:
         return review_predictions(predictions, folder, second, n_shown, say, counter)
 

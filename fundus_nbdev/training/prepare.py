@@ -96,10 +96,11 @@ def join_small_copies(
     progress:Progress, # shows how far it is
 )->tuple[DataFrame, list[str]]: # the same rows; what was found, in words
     "Make one patient of each photograph and its thumbnails, so that they stay on one side."
+    def names(group): return ' = '.join(Path(path).name for path in group)
     groups = small_copies(list(table.path), pixels, progress.counter('Comparing small photographs with large ones'))
     if not groups: return table, []
-    names = some(' = '.join(Path(path).name for path in group) for group in groups)
-    found = f'{counted(len(groups), "photograph")} with smaller copies: {names}; they stay on one side of the split'
+    found = (f'{counted(len(groups), "photograph")} with smaller copies: {some(map(names, groups))}; '
+             'they stay on one side of the split')
     return join_patients(table, groups), [found]
 
 # %% ../../nbs/07_training/19_prepare.ipynb #39bb29de

@@ -207,7 +207,7 @@ def flat_settings(
     prefix:str='', # of the names
 )->dict[str, Any]: # 'training.epochs' → 20
     "Give nested settings their dotted names."
-    flat = {}
+    flat:dict[str, Any] = {}
     for key, value in values.items():
         flat |= flat_settings(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value}
     return flat

@@ -62,7 +62,7 @@ def unfinished_recipe(
 
 # %% ../../nbs/07_training/18_run_folder.ipynb #e09f4057
 def command_to_resume(
-    folder:Path, # of the run
+    folder:str|Path, # of the run
 )->str: # for a shell
     "Write the command that goes on with a run."
     return f'fundus run --resume {shlex.quote(str(folder))}'
