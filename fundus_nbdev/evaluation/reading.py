@@ -145,7 +145,7 @@ def parse_columns(
     predictions:pd.DataFrame, # columns of the contract as text
     values:str, # what the columns p_<class> hold; per-cents may have their sign
     decimal:str, # decimal sign, a point or a comma
-    split:str='split', # what the column split is called in the file
+    understood:dict[str, str]|None=None, # names in the file → names here, where they differ
 )->pd.DataFrame: # the same rows: numbers in fold and p_<class>…, parts of the split by their names here
     "Turn columns of text into what they hold."
     parsed = predictions.copy()
@@ -153,7 +153,8 @@ def parse_columns(
         if c not in parsed: continue
         text = parsed[c].str.rstrip('% ') if values == 'percent' else parsed[c]
         parsed[c] = parse_numbers(text, decimal)
-    if 'split' in parsed: parsed['split'] = [part_of(part, split) for part in parsed['split']]
+    theirs = {role: name for name, role in (understood or {}).items()}
+    if 'split' in parsed: parsed['split'] = [part_of(part, theirs.get('split', 'split')) for part in parsed['split']]
     return parsed
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #659c8932
@@ -333,14 +334,13 @@ def read_predictions(
         raise PredictionError(f'{path}: not a CSV table in UTF-8 with a line of column names ({error})') from error
     understood = table.attrs.pop('understood')
     if labels: table = name_classes(table, labels)
-    split = next((name for name, role in understood.items() if role == 'split'), 'split')
-    table = parse_columns(table, values, decimal, split)
+    table = parse_columns(table, values, decimal, understood)
     try:
         check_patients(table)
         read = check_predictions(complete_columns(as_probabilities(table, values, negative)), 'label' in table)
     except PredictionError as error:
-        said = f'{path}, where row 0 follows the line of names: {error}'
         hints = [f'Read it with {hint}.' for hint in reading_hints(table, values, negative, understood)]
+        said = f'{path}, where row 0 follows the line of names: {error}'
         raise PredictionError('\n'.join([said, *hints])) from None
     if understood: say(f'{Path(path).name}: {describe_columns(understood)}.')
     if values == 'scores': say(f'{Path(path).name}: {describe_sums(table)}')
