@@ -30,7 +30,7 @@ from ..evaluation.predictions import prediction_table
 def tree_model(
     n:int, # photographs to grow on
     n_classes:int=2, # classes
-): # a scikit-learn classifier
+)->DecisionTreeClassifier: # of scikit-learn
     "Return a decision tree that is not grown yet."
     return DecisionTreeClassifier(max_depth=3 if n_classes <= 4 else 4, min_samples_leaf=max(5, round(.02 * n)),
                                   min_impurity_decrease=.03, class_weight='balanced', random_state=0)
@@ -39,7 +39,7 @@ def tree_model(
 def grow_tree(
     values:DataFrame, # numbers of the photographs, without NaN, (N,K)
     table:DataFrame, # their rows of the photo table, (N,)
-): # a scikit-learn classifier
+)->DecisionTreeClassifier: # of scikit-learn
     "Grow the small tree of all photographs, and drop its idle questions."
     model = tree_model(len(values), len(classes_of(table))).fit(values.astype(float), table.label.to_numpy(object))
     drop_idle_questions(model)

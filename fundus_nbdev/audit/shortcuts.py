@@ -231,8 +231,8 @@ def ask_property(
 VERDICTS = ('shortcut', 'follows from the picture', 'not judged', 'no') # the worst first
 
 def comparable(
-    answer:dict|pd.Series, # with property, way, n_equal
-)->bool:
+    answer:dict|pd.Series, # with property, way, n_equal, equal_low
+)->bool: # False: nothing is decided by them
     "Return whether photographs of equal content decide: from five of a class on; ranges can't be freed of content."
     freed = answer['way'] != 'ranges' or answer['property'] not in FROM_PICTURE
     return answer['n_equal'] >= 5 and freed and pd.notna(answer['equal_low'])

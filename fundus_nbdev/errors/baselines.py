@@ -31,7 +31,7 @@ def majority_baseline(
     return prediction_table(table, classes, np.tile(shares, (len(table), 1)))
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #43a92bb5
-def factor_model():
+def factor_model()->Any: # pipeline of scikit-learn
     "Make a logistic regression on one number and its square, in which all classes count the same."
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
