@@ -196,6 +196,13 @@ def test_a_finished_run_gets_galleries_of_any_size(first, fundus, here, n):
     assert ('one scale holds for all photographs of a gallery' in html) == (n > 0)
 
 
+def test_run_says_what_rests_on_few_photographs(first):
+    html = (first[0]/'report.html').read_text(encoding='utf-8')
+    said = re.search(r'^Few photographs were judged of .*$', first[1], re.M)[0]
+    assert said in html and said in (first[0]/'log.txt').read_text(encoding='utf-8')
+    assert not re.search(r'\bnan\b', re.sub(r'base64,[\w+/=]+', '', html)) and not re.search(r'\bnan\b', first[1])
+
+
 def test_run_measures_where_the_network_looks(first):
     looks = pd.read_csv(first[0]/'saliency_location.csv')
     tested = pd.read_csv(first[0]/'predictions.csv').query('split == "test"')
@@ -243,6 +250,13 @@ def test_audit(fundus, here, photos):
     assert code == 1 and '--overwrite' in text
     code, text = fundus('audit', here/'labels.csv', '--out', here/'other', '--suspect', 'year', '--no-network')
     assert code == 1 and 'no column year' in text
+
+
+def test_an_audit_without_resamples_acquits_nobody(fundus, here, photos):
+    code, text = fundus('audit', photos, '--out', here/'unjudged', '--no-network', '--n-boot', '0')
+    html = (here/'unjudged'/'audit.html').read_text(encoding='utf-8')
+    assert code == 0 and "can't be judged, because" in text and 'CAUTION, shortcuts: Whether the label is given away by' in text, text
+    assert 'does not predict</td>' not in html and not re.search(r'\bnan\b', re.sub(r'base64,[\w+/=]+', '', html) + text)
 
 
 def test_review_needs_a_run(fundus, here):
