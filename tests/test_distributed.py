@@ -93,9 +93,9 @@ def check_rows(folder): # rows of each epoch that this process read
     learner, epochs = make_learner(), []
     def noting(dl):
         read = dl.read
-        def note(rows):
-            epochs[-1].extend(rows.tolist())
-            return read(rows)
+        def note(indices):
+            epochs[-1].extend(dl.dataset.items.index[indices].tolist())
+            return read(indices)
         dl.read = note
     class NewEpochCB(Callback):
         def before_train(self): epochs.append([])

@@ -26,12 +26,13 @@ from fundus_nbdev.training.checkpoint import (
     read_checkpoint,
 )
 from fundus_nbdev.training.onecycle import OneCycleCB
+from fundus_nbdev.training.optimizer import adamw
 from fundus_nbdev.training.tiny import DieCB
 
 EPOCHS, PER_EPOCH = 3, 5 # 5 batches of 4 photographs
 
 
-def learner():
+def learner(opt_func=SGD):
     "A small one; its pictures are noise with a little colour."
     random, n = np.random.default_rng(0), 28
     table = pd.DataFrame({'path': [f'{i}.png' for i in range(n)], 'split': ['train'] * 20 + ['valid'] * 8,
@@ -42,12 +43,12 @@ def learner():
     torch.manual_seed(0)
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.2), nn.Linear(4, 2)]
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), *head)
-    return ResumableLearner(dls, model, nn.CrossEntropyLoss(), SGD, metrics=accuracy)
+    return ResumableLearner(dls, model, nn.CrossEntropyLoss(), opt_func, metrics=accuracy)
 
 
-def train(folder, logs, state=None, kill=None):
+def train(folder, logs, state=None, kill=None, opt_func=SGD):
     "One fit with a history and logs; with a checkpoint after every batch."
-    learn = learner()
+    learn = learner(opt_func)
     learn.logger = print
     checkpoint = CheckpointCB(folder/'checkpoints', every=0, keep=99, state=state)
     cbs = [HistoryCB(folder/'history.csv'), OneCycleCB(), checkpoint, ProgressCB('none'), *logs]
@@ -100,6 +101,19 @@ def test_tensorboard_equals_history(tmp_path, kill):
     assert [step for step, _ in shown['train_loss']] == list(range(1, EPOCHS * PER_EPOCH + 1)) # each once
     assert [dict(shown['train_loss'])[step] for step in ends] == pytest.approx(history.train_loss.tolist())
     assert [value for _, value in shown['lr_0']] == pytest.approx(learn.recorder.lrs)
+
+
+@pytest.mark.parametrize('of_fastai', [False, True])
+def test_tensorboard_shows_the_recipes_optimizer(tmp_path, of_fastai):
+    "In our callback and in fastai's own: the hyperparameters that fastai's Adam has, and no switches of PyTorch."
+    tensorboard = pytest.importorskip('fastai.callback.tensorboard', reason='TensorBoard is not installed: the extra `log`')
+    plain = tensorboard.TensorBoardCallback(tmp_path/'tensorboard', trace_model=False, log_preds=False)
+    logs = [plain] if of_fastai else log_callbacks(('tensorboard',), tmp_path, every=1)
+    learn = train(tmp_path, logs, opt_func=adamw)
+    shown = scalars(tmp_path)
+    assert {tag for tag in shown if tag[-2:] == '_0'} == {'lr_0', 'mom_0', 'sqr_mom_0', 'eps_0', 'wd_0'}
+    assert dict(shown['lr_0'])[5] == pytest.approx(learn.recorder.lrs[4])
+    assert dict(shown['mom_0'])[5] == pytest.approx(learn.recorder.hps['mom'][4])
 
 
 def test_tensorboard_every_other_batch(tmp_path):
@@ -160,6 +174,13 @@ def test_wandb_offline_equals_history(tmp_path, offline, capfd):
     assert rows[1]['epoch'] == pytest.approx(2 / PER_EPOCH)
     printed = capfd.readouterr()
     assert printed.out == '' and 'wandb' not in printed.err.lower()
+
+
+def test_wandb_shows_the_recipes_optimizer(tmp_path, offline):
+    learn = train(tmp_path, log_callbacks(('wandb',), tmp_path, every=1), opt_func=adamw)
+    (rows,) = wandb_rows(tmp_path)
+    assert [row['lr_0'] for row in rows] == pytest.approx(learn.recorder.lrs)
+    assert {name for name in rows[0] if name[-2:] == '_0'} == {'lr_0', 'mom_0', 'sqr_mom_0', 'eps_0', 'wd_0'}
 
 
 def test_wandb_goes_on_after_a_kill(tmp_path, offline):

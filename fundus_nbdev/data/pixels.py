@@ -9,7 +9,7 @@ __all__ = ['CROPS', 'Stats', 'load_whole', 'Pixels', 'cache_pixels', 'orient', '
 
 # %% ../../nbs/04_data/12_pixels.ipynb #c8c6f687
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -27,16 +27,16 @@ from ..core.parallel import map_threads
 from ..core.registry import Registry
 from .pixel_cache import cache_folder, cache_key, prune_cache
 from ..photos.field_of_view import load_crop
-from ..photos.photo import open_photo
+from ..photos.photo import Photo, open_photo
 
 # %% ../../nbs/04_data/12_pixels.ipynb #0d8214e8
-CROPS = Registry('crop', TableError) # name → function of a path and a size, px, that gives uint8 RGB (size,size,3)
+CROPS = Registry('crop', TableError) # name → function of a photograph and a size, px, to uint8 RGB (size,size,3)
 CROPS.add('fov', load_crop)
 
 # %% ../../nbs/04_data/12_pixels.ipynb #2e297296
 @CROPS.register('whole')
 def load_whole(
-    path:str, # photograph
+    path:Photo, # a file, or a picture in memory
     size:int, # side of the square, px
 )->ndarray: # uint8 RGB, (size,size,3)
     "Stretch the whole picture to a square, without a search for a field of view."
@@ -52,6 +52,7 @@ class Pixels:
     array:ndarray # uint8 RGB, (N,size,size,3); black where a photograph could not be read
     bad:dict[int, str] # position of each unreadable photograph → what is wrong with it
     rows:ndarray # position in the array of each photograph that counts
+    crop:str = 'fov' # how they were cropped, one of `CROPS`
 
     def __len__(self)->int: return len(self.rows)
     def __getitem__(self, i:int)->ndarray: return self.array[self.rows[i]]
@@ -59,7 +60,7 @@ class Pixels:
 
     def readable(self)->'Pixels':
         "Leave out the photographs that could not be read; the array stays where it is."
-        return Pixels(self.array, {}, np.delete(self.rows, list(self.bad)))
+        return replace(self, bad={}, rows=np.delete(self.rows, list(self.bad)))
 
     @cached_property
     def digest(self)->str: # 16 hexadecimal digits
@@ -102,7 +103,7 @@ def cache_pixels(
         with guard_disk(f'{stem}.npy ({need / 1e9:.1f} GB; the variable FUNDUS_CACHE names another folder)'):
             write_whole(stem.with_suffix('.npy'), fill)
             write_whole(stem.with_suffix('.json'), json.dumps(bad, sort_keys=True)) # a sign that the cache is whole
-    return Pixels(*found, np.arange(len(paths)))
+    return Pixels(*found, np.arange(len(paths)), crop)
 
 # %% ../../nbs/04_data/12_pixels.ipynb #c786d685
 def orient(

@@ -17,7 +17,7 @@ from numpy import float32, ndarray
 import cv2
 import numpy as np
 from ..core.errors import PhotoError
-from .photo import open_photo
+from .photo import Photo, open_photo
 from .circle import largest_part, is_plausible, ransac_circle, rim_points, snap_circle, unroll_rim
 
 # %% ../../nbs/02_photos/03_field_of_view.ipynb #54bfe43e
@@ -235,7 +235,7 @@ def crop_fov(
 
 # %% ../../nbs/02_photos/03_field_of_view.ipynb #b4a228e6
 def load_crop(
-    path:str|Path, # a photo file, or 'file.npz#123'
+    path:Photo, # a file, or a picture in memory
     size:int, # side of the square wanted, px
 )->ndarray: # (size,size,3), uint8
     "Read a photo file and crop it, decoding no more of a JPEG than needed."

@@ -164,12 +164,22 @@ def remove_checkpoint(
 
 # %% ../../nbs/07_training/13_checkpoint.ipynb #dab30824
 class ResumableLearner(Learner):
-    "A fastai `Learner` whose `fit` begins with epoch `first_epoch`, and each loader with its batch `first`."
-    first_epoch = 0
+    """A fastai `Learner` whose `fit` begins with epoch `first_epoch`, and each loader with its batch `first`.
+
+    The order of its epochs follows from how many it has trained, not from how often somebody read the loader."""
+    first_epoch, epochs_begun = 0, 0
 
     def _do_fit(self):
-        for self.epoch in range(self.first_epoch, self.n_epoch):
-            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        before = self.epochs_begun
+        try:
+            for self.epoch in range(self.first_epoch, self.n_epoch):
+                self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        finally:
+            if not is_training(self): self.epochs_begun = before # lr_find
+
+    def _do_epoch_train(self):
+        self.dls.train.round, self.epochs_begun = self.epochs_begun, self.epochs_begun + 1
+        super()._do_epoch_train()
 
     def all_batches(self):
         self.n_iter = len(self.dl)
@@ -219,13 +229,13 @@ def software_versions()->dict[str, str]: # name → version or number
 
 # %% ../../nbs/07_training/13_checkpoint.ipynb #08214817
 def training_state(
-    learner:Learner, # in a fit, between two batches
+    learner:ResumableLearner, # in a fit, between two batches
     epoch:int, # to go on with, from 0
     batch:int, # to go on with, from 0
 )->dict: # nest of dicts, lists, tensors and plain values
     "Collect all that a training carries from batch to batch."
     return {'epoch': epoch, 'batch': batch, 'epochs': learner.n_epoch, 'software': software_versions(),
-            'round': learner.dls.train.round, 'train_iter': learner.train_iter, 'pct_train': learner.pct_train,
+            'round': learner.epochs_begun, 'train_iter': learner.train_iter, 'pct_train': learner.pct_train,
             'model': get_model(learner.model).state_dict(), 'optimizer': learner.opt.state_dict(),
             'recorder': recorder_state(learner),
             'callbacks': {name: cb.state_dict() for name, cb in stateful_callbacks(learner).items()}}
@@ -246,7 +256,7 @@ def load_training_state(
     for name, cb in callbacks.items(): cb.load_state_dict(state['callbacks'][name])
     learner.first_epoch, learner.train_iter, learner.pct_train = state['epoch'], state['train_iter'], state['pct_train']
     learner.dls.train.first = state['batch']
-    learner.dls.train.round = state['round'] - bool(state['batch']) # an epoch that was begun counts again
+    learner.epochs_begun = state['round'] - bool(state['batch']) # an epoch that was begun counts again
 
 # %% ../../nbs/07_training/13_checkpoint.ipynb #e00af98e
 class Stopped(KeyboardInterrupt):
