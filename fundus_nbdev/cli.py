@@ -1,17 +1,65 @@
 """The command line: reads words, calls the library, prints where the result is.
 
 Hand-written and thin; the work is done in the rooms."""
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Annotated
+import codecs
 import os
+import shutil
 import sys
 import warnings
 
 import typer
+from typer.core import TyperGroup
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+
+# the console
+
+PLAIN = { # what a console without UTF-8 shows instead; of anything else a question mark
+    '–': '-', '−': '-', '…': '...', '’': "'", '“': '"', '”': '"', '×': 'x', '·': '.', '→': '->', '━': '=', '≥': '>=',
+    'δ': 'delta'}
+
+
+def write_plainly(error): # of encoding → what is written instead, and where to go on
+    "Replace what a console can't show."
+    return ''.join(PLAIN.get(letter, '?') for letter in error.object[error.start:error.end]), error.end
+
+
+codecs.register_error('plainly', write_plainly)
+
+
+def make_console_plain():
+    "Let output replace what the console can't show, and never cut off the names of options."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='plainly')
+    os.environ.setdefault('TERMINAL_WIDTH', str(max(100, shutil.get_terminal_size().columns))) # for typer
+
+
+@contextmanager
+def ending_with_pipe():
+    "End quietly, as other programs do, when nobody reads the output any more (… | head)."
+    try:
+        try: yield
+        finally: sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as error:
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError): raise # rich's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) # Python writes what is left when it ends
+        raise typer.Exit(141) from error
+
+
+class Commands(TyperGroup):
+    "The commands; --help prints while their words are read, all else when they are called."
+    def make_context(self, *args, **options):
+        with ending_with_pipe(): return super().make_context(*args, **options)
+
+    def invoke(self, ctx):
+        with ending_with_pipe(): return super().invoke(ctx)
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   rich_markup_mode='markdown', help='Is this photograph of the retina good enough to diagnose from? '
                        'Train, evaluate and look at the mistakes.')
 
@@ -19,6 +67,12 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 def option(help, *names, **settings): # of a command
     "Describe an option of a command."
     return typer.Option(*names, help=help, **settings)
+
+
+def enough(n): # resamples
+    "Refuse a number of resamples that makes no interval."
+    if n and n < 100: raise typer.BadParameter(f'found {n}; expected at least 100 resamples, or 0 for no intervals.')
+    return n
 
 
 # options of several commands
@@ -32,7 +86,7 @@ Column = Annotated[list[str] | None, option(
 Label = Annotated[list[str] | None, option(
     'A class that has another name in the data, e.g. `0=Good`; may be repeated.', metavar='THEIRS=CLASS')]
 Classes = Annotated[str | None, option('Classes to keep, in this order; without it, all.', metavar='A,B,…')]
-NBoot = Annotated[int, option('Resamples for the intervals; 0: no intervals.', min=0)]
+NBoot = Annotated[int, option('Resamples for the intervals, at least 100; 0: no intervals.', callback=enough)]
 Overwrite = Annotated[bool, option('Replace what an earlier call has written there.', '--overwrite')]
 
 
@@ -156,7 +210,8 @@ def evaluate(
     negative: Annotated[str | None, option(
         'Of two classes the one that has no column of its own.', metavar='CLASS')] = None,
     values: Annotated[str, option(
-        'What the columns p_CLASS hold: probabilities, percent or logits.', metavar='KIND')] = 'probabilities',
+        'What the columns p_CLASS hold: probabilities, percent, logits, or scores of each class by itself, '
+        'of which each row is divided by its sum.', metavar='KIND')] = 'probabilities',
     decimal: Annotated[str, option('Decimal sign, a point or a comma.', metavar='SIGN')] = '.',
     split: Annotated[list[str] | None, option(
         'Part to score: test, valid or train; may be repeated. '
@@ -185,6 +240,7 @@ def evaluate(
     if not overwrite and (there := [file for file in made if file.exists()]):
         raise typer.BadParameter(f'{there[0]} is there; choose another folder, or add --overwrite.', param_hint='--out')
     try: score(named, reading, scoring, dict(metric=metric, common=common), folders, out)
+    except BrokenPipeError: raise
     except (ValueError, OSError) as error:
         if not (from_here(error) or isinstance(error, OSError)): raise
         print(f'fundus: {error}{OPTIONS if from_here(error) else ""}', file=sys.stderr)
@@ -217,7 +273,9 @@ def score(files, reading, scoring, comparing, folders, out): # prints tables; wh
     "Evaluate each file, then compare them."
     from fundus_nbdev.core.files import write_whole
     from fundus_nbdev.evaluation.metrics import evaluate as measure
+    from fundus_nbdev.evaluation.predictions import scored_part
     from fundus_nbdev.evaluation.reading import read_predictions
+    from fundus_nbdev.use.narrative import describe_few
     tables = {name: read_predictions(file, **reading) for name, file in files.items()}
     compared = None
     if len(tables) > 1: compared = compare(tables, comparing, scoring) # first, as it refuses what can't be compared
@@ -225,9 +283,10 @@ def score(files, reading, scoring, comparing, folders, out): # prints tables; wh
         metrics = measure(table, **scoring)
         if len(tables) > 1: print(f'{name} ({files[name]})')
         print_metrics(table, metrics, scoring)
+        for caution in describe_few(metrics, scored_part(table, scoring['split'])): print(caution)
         if folders: save_metrics(folders[name], table, metrics, scoring)
     if compared is not None:
-        print_comparison(compared, comparing['metric'], scoring['n_boot'])
+        print_comparison(compared, comparing['metric'])
         if out: write_whole(out/'comparison.csv', compared.to_csv())
     if out: print(f'Written: {out}')
 
@@ -273,21 +332,24 @@ def print_metrics(table, metrics, scoring): # prints
     if n_boot:
         print(f'Intervals: BCa bootstrap over {over}, {counted(n_boot, "resample")}; '
               f'that of {listed(noisy_metrics())} is only indicative.')
-    else: print(f'No intervals: they need resamples (--n-boot) and at least two {over}.')
 
 
-def print_comparison(compared, metric, n_boot): # prints
+def print_comparison(compared, metric): # prints
     "Print which of the files is better, pair by pair."
+    from fundus_nbdev.evaluation.metrics import format_interval
     rows = []
     for row in compared.itertuples():
-        interval = f' ({row.low:+.3f} to {row.high:+.3f})' if n_boot else ''
-        p = '< 0.001' if row.p_holm < .001 else f'{row.p_holm:.3f}'
-        rows.append([row.a, row.b, f'{row.value_a:.3f}', f'{row.value_b:.3f}', f'{row.difference:+.3f}{interval}',
-                     p if n_boot else '–'])
+        p = '< 0.001' if row.p_holm < .001 else format_interval(row.p_holm, digits=3)
+        values = [format_interval(value, digits=3) for value in (row.value_a, row.value_b)]
+        rows.append([row.a, row.b, *values, format_interval(row.difference, row.low, row.high, 3, signed=True), p])
     print_rows(['a', 'b', f'{metric} of a', 'of b', 'a − b (95 % interval)', 'p (Holm)'], rows)
     print('a and b are compared on the same photographs and the same resamples; '
-          'p is corrected for the number of pairs.\n'
-          'Where the interval just misses zero and p does not agree, the photographs can not tell.')
+          'p is corrected for the number of pairs.')
+    if compared['low'].isna().any():
+        print('Without an interval, nothing says whether a difference is more than chance.')
+    elif compared['p'].isna().any():
+        print(f'–: noise makes {metric} larger, so it has no p, and its interval is a spread.')
+    print('Where the interval just misses zero and p does not agree, the photographs can not tell.')
 
 
 def print_rows(names, rows): # prints
@@ -298,7 +360,7 @@ def print_rows(names, rows): # prints
     table = Table(box=SIMPLE_HEAD)
     for i, name in enumerate(names): table.add_column(str(name), justify='right' if i else 'left')
     for row in rows: table.add_row(*map(str, row))
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    Console(width=10**6, highlight=False, markup=False, emoji=False).print(table) # whole cells, however narrow it is
 
 
 def save_metrics(folder, table, metrics, scoring): # writes metrics.csv and figures/*.png
@@ -360,7 +422,7 @@ def audit(
         'Further columns of the CSV that may give the label away, such as a clinic.', metavar='A,B,…')] = None,
     network: Annotated[bool, option(
         'Compare the features of a network, too (downloads 5 MB once).', '--network/--no-network')] = True,
-    n_boot: Annotated[int, option('Resamples for the intervals.', min=100)] = 2000,
+    n_boot: NBoot = 2000,
     overwrite: Overwrite = False,
 ): # writes audit.html and tables
     "Find what is wrong with the data: copies, patients on two sides, contradicting labels, what gives labels away."
@@ -430,6 +492,7 @@ def from_here(error): # bool
 
 def main(): # the command `fundus`
     "Run the command line; an error that the user can mend is printed without a traceback."
+    make_console_plain()
     try: app()
     except (ValueError, OSError) as error:
         if not from_here(error): raise

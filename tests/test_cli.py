@@ -1,8 +1,11 @@
 "The command line: what it answers, what it says when something is wrong, and whole small runs."
 from pathlib import Path
 import hashlib
+import io
+import os
 import re
 import shutil
+import subprocess
 import sys
 
 import pandas as pd
@@ -193,6 +196,13 @@ def test_a_finished_run_gets_galleries_of_any_size(first, fundus, here, n):
     assert ('one scale holds for all photographs of a gallery' in html) == (n > 0)
 
 
+def test_run_says_what_rests_on_few_photographs(first):
+    html = (first[0]/'report.html').read_text(encoding='utf-8')
+    said = re.search(r'^Few photographs were judged of .*$', first[1], re.M)[0]
+    assert said in html and said in (first[0]/'log.txt').read_text(encoding='utf-8')
+    assert not re.search(r'\bnan\b', re.sub(r'base64,[\w+/=]+', '', html)) and not re.search(r'\bnan\b', first[1])
+
+
 def test_run_measures_where_the_network_looks(first):
     looks = pd.read_csv(first[0]/'saliency_location.csv')
     tested = pd.read_csv(first[0]/'predictions.csv').query('split == "test"')
@@ -219,7 +229,7 @@ def test_review_and_corrections(first, fundus, here, photos):
 
 
 def test_eda(fundus, here, photos):
-    code, text = fundus('eda', photos, '--out', here/'look', '--n-boot', '50')
+    code, text = fundus('eda', photos, '--out', here/'look', '--n-boot', '100')
     assert code == 0 and 'sharpness' in text and 'broken.jpg' in text, text
     assert '<html' in (here/'look'/'eda.html').read_text(encoding='utf-8') and len(pd.read_csv(here/'look'/'measures.csv')) == 12
     code, text = fundus('eda', photos, '--out', here/'look')
@@ -240,6 +250,13 @@ def test_audit(fundus, here, photos):
     assert code == 1 and '--overwrite' in text
     code, text = fundus('audit', here/'labels.csv', '--out', here/'other', '--suspect', 'year', '--no-network')
     assert code == 1 and 'no column year' in text
+
+
+def test_an_audit_without_resamples_acquits_nobody(fundus, here, photos):
+    code, text = fundus('audit', photos, '--out', here/'unjudged', '--no-network', '--n-boot', '0')
+    html = (here/'unjudged'/'audit.html').read_text(encoding='utf-8')
+    assert code == 0 and "can't be judged, because" in text and 'CAUTION, shortcuts: Whether the label is given away by' in text, text
+    assert 'does not predict</td>' not in html and not re.search(r'\bnan\b', re.sub(r'base64,[\w+/=]+', '', html) + text)
 
 
 def test_review_needs_a_run(fundus, here):
@@ -288,3 +305,73 @@ def test_the_python_of_the_readme_runs(here, photos):
     names = {}
     exec(code.replace("'training.epochs': 30}", small), names)
     assert names['maps'].shape[:2] == (1, 1) and min(names['maps'].shape[2:]) > 7
+
+
+# consoles, pipes, widths
+
+HERE = [sys.executable, '-m', 'fundus_nbdev.cli']
+SCORES = 'path,label,p_Good,p_Bad\n' + ''.join(f'{i}{name}.jpg,{"Good" if i % 3 else "Bad"},{.1 + .01 * i:.3f},{.9 - .01 * i:.3f}\n' for i in range(30) for name in ('', 'café'))
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory): # two files of predictions
+    folder = tmp_path_factory.mktemp('written')
+    for name, text in dict(one=SCORES, two=SCORES.replace('0.40', '0.20').replace('0.60', '0.80')).items():
+        (folder/f'{name}.csv').write_text(text, encoding='utf-8')
+    return folder
+
+
+def shown(folder, *words, **env): # what it printed; None: it did not end well
+    "Run a command, and return what arrives in a pipe, as bytes."
+    ran = subprocess.run([*HERE, *map(str, words)], cwd=folder, env=os.environ | {'PYTHONPATH': str(ROOT), **env}, capture_output=True)
+    assert ran.returncode == 0 and b'Traceback' not in ran.stderr, ran.stderr.decode('latin-1')
+    return ran.stdout
+
+
+@pytest.mark.parametrize('encoding', ['cp1252', 'ascii'])
+def test_a_console_without_utf8(written, encoding):
+    plain = shown(written, 'evaluate', 'one.csv', 'two.csv', '--n-boot', 0, '--out', encoding, PYTHONIOENCODING=encoding).decode(encoding)
+    full = shown(written, 'evaluate', 'one.csv', 'two.csv', '--n-boot', 0, PYTHONIOENCODING='utf-8').decode()
+    assert 'a − b' in full and 'a - b' in plain and '?' not in plain
+    assert re.findall(r'\d+\.\d+', plain) == re.findall(r'\d+\.\d+', full)
+    assert 'metric' in (written/encoding/'one'/'metrics.csv').read_text(encoding='utf-8')
+    for words in (['--help'], ['recipes'], ['run', '--help'], ['evaluate', '--help']): shown(written, *words, PYTHONIOENCODING=encoding)
+
+
+def test_what_no_console_has_is_replaced(fundus, monkeypatch):
+    for encoding, meant in ('ascii', "a-b?'"), ('utf-8', 'a–b?’'):
+        monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+        cli.make_console_plain()
+        print('a–b\udce9’', end='', flush=True)
+        assert sys.stdout.buffer.getvalue().decode(encoding) == meant
+
+
+@pytest.mark.parametrize('width', ['40', '200'])
+def test_no_number_is_shortened(written, width):
+    long = 'p_a_class_with_a_very_long_name_indeed'
+    (written/'long.csv').write_text(SCORES.replace('p_Good', long).replace(',Good,', f',{long[2:]},'), encoding='utf-8')
+    text = shown(written, 'evaluate', 'long.csv', '--n-boot', 100, COLUMNS=width).decode()
+    metrics = text.partition('class')[0]
+    assert '…' not in text and len(re.findall(r'^ *\w+ +-?\d\.\d{3} \(-?\d\.\d{3}–-?\d\.\d{3}\)', metrics, re.M)) == 13, text
+    assert len(re.findall(r'\(\d\.\d\d–\d\.\d\d\)', text.partition('class')[2])) == 10 and long[2:] in text
+    for command in ('run', 'eda', 'audit', 'review', 'evaluate'):
+        said = shown(written, command, '--help', COLUMNS=width).decode()
+        assert not re.findall(r'--[\w-]*…', said)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='pipes end otherwise there')
+@pytest.mark.parametrize('words', [['--help'], ['recipes'], ['evaluate', 'one.csv', '--n-boot', '0']], ids=str)
+def test_a_closed_pipe_ends_quietly(written, words):
+    reads, writes = os.pipe()
+    os.close(reads)
+    ran = subprocess.run([*HERE, *words], cwd=written, env=os.environ | {'PYTHONPATH': str(ROOT)}, stdout=writes, stderr=subprocess.PIPE)
+    os.close(writes)
+    assert ran.returncode in (0, 141) and not ran.stderr, ran.stderr
+
+
+@pytest.mark.parametrize('command', [['evaluate', 'one.csv'], ['eda', '.'], ['audit', '.']], ids=str)
+@pytest.mark.parametrize('n', [1, 99, -1])
+def test_resamples_are_none_or_enough(fundus, written, monkeypatch, command, n):
+    monkeypatch.chdir(written)
+    code, text = fundus(*command, '--n-boot', n)
+    assert code == 2 and '--n-boot' in text and 'at least 100' in re.sub(r'[\s│]+', ' ', text), text

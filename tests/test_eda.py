@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from fundus_nbdev.photos.factors import FACTORS
 from fundus_nbdev.synth.degradations import degrade
@@ -14,6 +15,8 @@ from fundus_nbdev.audit.decision_tree import ask_tree, describe_tree, grow_tree,
 from fundus_nbdev.audit.differences import describe_pair, separate_classes
 from fundus_nbdev.audit.eda import look_at_data
 from fundus_nbdev.audit.univariate import clear
+from fundus_nbdev.cli import app
+from fundus_nbdev.data.table import read_table
 
 DRAWS = 40
 
@@ -63,6 +66,43 @@ def test_words_follow_the_numbers():
     assert describe_tree(None)[0].startswith('Whether they tell more together')
 
 
+def few_patients(table, label): # one patient in all of a class
+    return table.assign(patient=table.patient.where(table.label != label, 'one'))
+
+
+NOTHING = { # (numbers, table, n_boot) → what is said of it; the classes differ by five standard deviations in haze
+    'no resamples': (lambda numbers, table: (numbers, table), 0, 'no resamples were drawn (--n-boot)'),
+    'one patient': (lambda numbers, table: (numbers, table.assign(patient='one')), 200, 'there are too few patients'),
+    'a class of one patient': (lambda numbers, table: (numbers, few_patients(table, 'Bad')), 200, 'there are too few patients'),
+    'two photographs': (lambda numbers, table: tuple(frame.groupby(table.label).head(1).reset_index(drop=True) for frame in (numbers, table)), 200, 'there are too few patients'),
+    'nothing measured': (lambda numbers, table: (numbers * np.nan, table), 200, 'it was not measured in both classes'),
+}
+
+
+@pytest.mark.parametrize('change, n_boot, why', NOTHING.values(), ids=NOTHING)
+def test_no_evidence_is_no_evidence_of_nothing(change, n_boot, why):
+    numbers, table = change(*numbers_and_table(0, 5., n_patients=20))
+    separation, tree = separate_classes(numbers, table, n_boot), ask_tree(numbers, table, n_boot)
+    said = describe_pair(separation, ('Good', 'Bad'), numbers, table.label)
+    assert said[0].startswith(f"Whether any of the 11 numbers tells Bad from Good can't be judged, because {why}"), said
+    assert bool(re.search(r'; the strongest hint is [\w ]+ \(AUC 1\.00\)', said[0])) == numbers.notna().any(axis=None)
+    assert not re.search(r'\bnan\b', ' '.join([*said, *describe_tree(tree)])) and describe_tree(tree)[0].startswith('Whether they tell more together')
+
+
+def test_equal_numbers_are_judged():
+    numbers, table = numbers_and_table(0)
+    said = describe_pair(separate_classes(numbers * 0, table, 200), ('Good', 'Bad'), numbers * 0, table.label)
+    assert said == ['None of the 11 numbers measured tells Bad from Good clearly.'] # no hint either
+
+
+def test_an_open_question_is_no_answer():
+    "A tree whose interval reaches from chance to something useful is not called useless."
+    numbers, table = numbers_and_table(5, 1., n_patients=20)
+    tree = ask_tree(numbers, table, 200)
+    row = tree.scores.loc['balanced_accuracy']
+    assert row.low <= .6 < row.high and 'is open' in describe_tree(tree)[0], describe_tree(tree)
+
+
 @pytest.mark.parametrize('seed', range(6))
 def test_every_photograph_follows_its_rule(seed):
     "The drawn tree answers as the grown one: who fits the words of a leaf arrives there."
@@ -93,13 +133,34 @@ def photographs(tmp_path_factory):
 
 
 def test_a_report_without_network_and_without_markup_of_others(photographs, tmp_path):
-    eda = look_at_data(photographs, tmp_path/'out', n_boot=50, examples=2)
+    eda = look_at_data(photographs, tmp_path/'out', n_boot=100, examples=2)
     html = (tmp_path/'out'/'eda.html').read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', html) and 'http' not in html and '<script' not in html
     assert '<b>Bad <b>' not in html and 'Bad &lt;b&gt;' in html
     assert 'broken.jpg' in html and list(eda.unreadable) == [str(photographs/'Good'/'broken.jpg')]
     assert (tmp_path/'out'/'figures'/'mean_Bad_b.png').stat().st_size
     assert not list(tmp_path.rglob('.unfinished*'))
+
+
+CASES = { # photographs → n_boot, words of the terminal and the page
+    'no resamples': (lambda table: table, 0, "Whether anything tells these classes apart can't be judged, because no resamples were drawn"),
+    'one patient': (lambda table: table.assign(patient='1'), 100, "can't be judged, because there are too few patients"),
+    'a photograph of each class': (lambda table: table.groupby('label').head(1), 100, "can't be judged, because there are too few patients"),
+    'one class': (lambda table: table[table.label == 'Good'], 100, 'One class only, Good: there is nothing to tell apart.'),
+    'nothing can be read': (lambda table: table.assign(path=['broken.jpg', *table.path.iloc[1:].str.replace('.jpg', '.gone')]), 100, "can't be judged, because it was not measured in both classes"),
+}
+
+
+@pytest.mark.parametrize('choose, n_boot, said', CASES.values(), ids=CASES)
+def test_what_cannot_be_judged_is_not_denied(photographs, tmp_path, choose, n_boot, said):
+    table = read_table(photographs)
+    choose(table[~table.path.str.contains('broken')]).to_csv(tmp_path/'photos.csv', index=False)
+    ran = CliRunner().invoke(app, ['eda', str(tmp_path/'photos.csv'), '--out', str(tmp_path/'out'), '--n-boot', str(n_boot), '--n-examples', '1'])
+    assert ran.exit_code == 0, ran.output
+    printed, html = ran.output, (tmp_path/'out'/'eda.html').read_text(encoding='utf-8')
+    assert said in printed and said.replace("'", '&#39;') in html
+    text = re.sub(r'base64,[\w+/=]+', '', html)
+    assert not re.search(r'\bnan\b', printed + text, re.I) and 'Nothing that was measured' not in printed
 
 
 def test_a_killed_job_goes_on(photographs, tmp_path):

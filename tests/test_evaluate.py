@@ -12,6 +12,7 @@ import pytest
 
 from fundus_nbdev.cli import app
 from fundus_nbdev.core.errors import PredictionError
+from fundus_nbdev.data.photo_table import near_equal
 from fundus_nbdev.evaluation.compare import compare, compare_models, rank_models
 from fundus_nbdev.evaluation.metrics import METRICS, evaluate, metric, metric_names
 from fundus_nbdev.evaluation.multi_run import evaluate_runs
@@ -179,12 +180,77 @@ def test_nothing_is_guessed_but_the_option_is_named(table, hint, words, tmp_path
 
 
 
+# columns that nobody named, spellings, scores
+
+def upper(table): return table.rename(columns={c: f'P_{c[2:]}' if c.startswith('p_') else c.capitalize() for c in table})
+
+
+USUAL = { # how the file differs, what is said of it
+    'any case': (upper(TABLE), {}, 'Path is the path, Label the label, Patient the patient, Split the split, Pred the pred, P_Good p_Good, P_Usable p_Usable, P_Reject p_Reject.'),
+    'usual names': (TABLE.rename(columns={'path': 'Image', 'label': 'quality', 'patient': 'Subject', 'split': 'subset'}), {}, 'Image is the path, quality the label, Subject the patient, subset the split.'),
+    'a German spreadsheet': (TABLE.rename(columns={'path': 'filename', 'split': 'Set'}), dict(sep=';', decimal=',', encoding='utf-8-sig', lineterminator='\r\n'), 'filename is the path, Set the split.'),
+    'the name of the contract comes first': (TABLE.assign(image='x', grade='1', Set='A'), {}, ''),
+}
+
+
+@pytest.mark.parametrize('table, form, said', USUAL.values(), ids=USUAL)
+def test_columns_have_the_names_of_photo_tables(table, form, said, tmp_path):
+    told, file = [], write(tmp_path, table, **form)
+    read = read_predictions(file, decimal=form.get('decimal', '.'), say=told.append)
+    pd.testing.assert_frame_equal(read[list(TABLE)].astype({'pred': object}), TABLE.astype({'pred': object}), check_dtype=False, rtol=0, atol=1e-12)
+    assert said in ' '.join(told) and bool(told) == bool(said)
+    code, text = fundus_evaluate(file, *(['--decimal', ','] if form else []))
+    assert code == 0 and text.endswith(fundus_evaluate(write(tmp_path, TABLE))[1]) and said in text
+
+
+REFUSED = { # table, what is said, the option that mends it
+    'two columns that could be meant': (TABLE.rename(columns={'path': 'Image'}).assign(File='x'), ['Image and File could each be the path'], ['--column', 'path=Image']),
+    'another set': (TABLE.drop(columns='split').assign(set='DRIMDB'), ['split: found DRIMDB', "columns={'set': 'their_set'} if set is not what is called split"], ['--column', 'their_set=set']),
+    'a part is missing': (change(TABLE, 0, 'split', ''), ["split: found ''; expected one of train, valid, test"], None),
+    'a label is missing': (change(TABLE, 0, 'label', ''), ["label: found ''"], None),
+    'a label says so': (change(TABLE, 0, 'label', 'NA'), ['label: found NA'], None),
+    'no patient has a name': (TABLE.assign(patient='NA'), ['patient: found NA'], ['--column', 'none=patient']),
+    'spellings': (change(change(TABLE, 0, 'label', 'GOOD'), 1, 'label', 'good '), ["labels={'GOOD': 'Good', 'good ': 'Good'}"], ['--label', 'GOOD=Good', '--label', 'good =Good']),
+    'numbers': (NUMBERED.assign(label=NUMBERED.label + '.0'), ["labels={'0.0': '0', '1.0': '1', '2.0': '2'}"], ['--label', '0.0=0', '--label', '1.0=1', '--label', '2.0=2']),
+    'two columns of one class': (TABLE.assign(p_good=0.), ['columns p_Good and p_good: classes that differ in their spelling only'], None),
+}
+
+
+@pytest.mark.parametrize('table, said, words', REFUSED.values(), ids=REFUSED)
+def test_what_is_unclear_is_asked(table, said, words, tmp_path):
+    code, text = fundus_evaluate(write(tmp_path, table))
+    assert code == 2 and not [part for part in said if part not in text], text
+    if words: assert fundus_evaluate(write(tmp_path, table), *words)[0] == 0
+
+
+def test_scores_are_divided_by_their_sum(tmp_path):
+    columns = [c for c in THREE if c.startswith('p_')]
+    sigmoids = THREE.assign(**{c: THREE[c] * np.linspace(.5, 1, len(THREE)) for c in columns})
+    code, text = fundus_evaluate(write(tmp_path, sigmoids))
+    assert code == 2 and "values='scores'" in text and 'logits' not in text.partition('Options of')[0]
+    read, told = read_predictions(write(tmp_path, sigmoids), values='scores', say=(told := []).append), told
+    np.testing.assert_allclose(probabilities(read), probabilities(THREE))
+    assert told == ['predictions.csv: 79 rows of 80 did not sum to 1 (sums from 0.5 to 1), and each was divided by its sum.']
+    assert 'did not sum to 1' in fundus_evaluate(write(tmp_path, sigmoids), '--values', 'scores')[1]
+
+
+@pytest.mark.parametrize('digits, logits_refused', [(2, True), (3, True), (8, True), (1, False)])
+def test_rounded_probabilities(digits, logits_refused, tmp_path):
+    "Two digits or more are read as they are; fewer are no probabilities, and the advice keeps what they mean."
+    file = write(tmp_path, THREE.round(digits))
+    code, text = fundus_evaluate(file)
+    assert code == (0 if digits > 1 else 2), text
+    if digits == 1: assert "values='scores'" in text and fundus_evaluate(file, '--values', 'scores')[0] == 0
+    code, text = fundus_evaluate(file, '--values', 'logits')
+    assert ('probabilities already' in text) == logits_refused
+
+
 names = st.text(st.characters(exclude_categories=['Cs', 'Cc']), min_size=1, max_size=12).filter(str.strip)
 shares = st.lists(st.floats(0, 1), min_size=2, max_size=2).map(lambda two: (min(two), max(two) - min(two), 1 - max(two)))
 
 
 @settings(max_examples=60, deadline=None)
-@given(classes=st.lists(names, min_size=3, max_size=3, unique=True), rows=st.lists(st.tuples(names, names, shares), min_size=2, max_size=5, unique_by=lambda row: row[0]))
+@given(classes=st.lists(names, min_size=3, max_size=3, unique=True).filter(lambda found: not near_equal(found)), rows=st.lists(st.tuples(names, names, shares), min_size=2, max_size=5, unique_by=lambda row: row[0]))
 def test_what_is_saved_comes_back_bit_for_bit(classes, rows, tmp_path_factory):
     values = np.array([row[2] for row in rows])
     table = pd.DataFrame({'path': [row[0] for row in rows], 'patient': [row[1] for row in rows], 'fold': range(len(rows)), 'label': [classes[k % 2] for k in range(len(rows))],
@@ -206,13 +272,13 @@ def test_help_answers_at_once():
 
 
 def test_it_says_what_was_scored_and_how_sure_it_is(tmp_path):
-    code, text = fundus_evaluate(write(tmp_path, TABLE), '--n-boot', 50, '--seed', 3)
+    code, text = fundus_evaluate(write(tmp_path, TABLE), '--n-boot', 100, '--seed', 3)
     part = TABLE[TABLE['split'] == 'test']
     assert code == 0 and text.startswith(f'Scored: the test part, {len(part)} photographs of {part.patient.nunique()} patients.\n')
-    metrics = evaluate(TABLE, n_boot=50, seed=3)
+    metrics = evaluate(TABLE, n_boot=100, seed=3)
     for name in metric_names([]): assert re.search(rf'^ *{name} +{metrics.value[name]:.3f} \({metrics.low[name]:.3f}–{metrics.high[name]:.3f}\)', text, re.M), name
     for name in ('Good', 'Usable', 'Reject'): assert re.search(rf'^ *{name} +{metrics.value[f"precision_{name}"]:.2f} ', text, re.M), name
-    assert 'Intervals: BCa bootstrap over patients, 50 resamples; that of ece is only indicative.' in text
+    assert 'Intervals: BCa bootstrap over patients, 100 resamples; that of ece is only indicative.' in text
 
 
 @pytest.mark.parametrize('words, said', [
@@ -220,9 +286,9 @@ def test_it_says_what_was_scored_and_how_sure_it_is(tmp_path):
     (['--split', 'valid', '--split', 'test'], 'Scored: the valid and test part, '),
     (['--group', 'none'], 'photographs.\n'),
     (['--group', 'camera'], 'in 2 groups (camera).'),
-    (['--group', 'none', '--n-boot', '20'], 'BCa bootstrap over photographs, 20 resamples'),
-    (['--group', 'camera', '--n-boot', '20'], 'BCa bootstrap over values of camera, 20 resamples'),
-    (['--n-boot', '0'], 'No intervals'),
+    (['--group', 'none', '--n-boot', '100'], 'BCa bootstrap over photographs, 100 resamples'),
+    (['--group', 'camera', '--n-boot', '100'], 'BCa bootstrap over values of camera, 100 resamples'),
+    (['--n-boot', '0'], 'There are no intervals, so nothing says how far off a number may be: no resamples'),
 ])
 def test_options_of_scoring(words, said, tmp_path):
     code, text = fundus_evaluate(write(tmp_path, TABLE.assign(camera=['A', 'B'] * (len(TABLE) // 2))), *words)
@@ -250,12 +316,12 @@ def test_mistakes_are_explained(words, said, tmp_path):
 
 def test_out_is_written_once(tmp_path):
     file, out = write(tmp_path, TABLE), tmp_path/'a'/'out'
-    code, text = fundus_evaluate(file, '--out', out, '--n-boot', 20)
+    code, text = fundus_evaluate(file, '--out', out, '--n-boot', 100)
     assert code == 0 and text.endswith(f'Written: {out}\n')
     assert sorted(f.relative_to(out).as_posix() for f in out.rglob('*') if f.is_file()) == [f'figures/{name}.png' for name in ('confusion', 'precision_recall', 'reliability', 'risk_coverage', 'roc')] + ['metrics.csv']
     assert all(f.read_bytes().startswith(b'\x89PNG') for f in (out/'figures').iterdir())
     before = (out/'metrics.csv').read_bytes()
-    pd.testing.assert_frame_equal(pd.read_csv(out/'metrics.csv', index_col=0), evaluate(TABLE, n_boot=20), rtol=1e-12)
+    pd.testing.assert_frame_equal(pd.read_csv(out/'metrics.csv', index_col=0), evaluate(TABLE, n_boot=100), rtol=1e-12)
     code, text = fundus_evaluate(file, '--out', out)
     assert code == 2 and '--overwrite' in text and (out/'metrics.csv').read_bytes() == before
     code, text = fundus_evaluate(file, '--out', out, '--overwrite')
@@ -275,7 +341,7 @@ def test_several_files_are_compared(tmp_path):
         (tmp_path/name).mkdir()
         write(tmp_path/name, table)
     files = [tmp_path/name/'predictions.csv' for name in 'ab'] # both have one name, so their folders' names tell them apart
-    code, text = fundus_evaluate(*files, '--n-boot', 50, '--metric', 'accuracy', '--out', tmp_path/'out')
+    code, text = fundus_evaluate(*files, '--n-boot', 100, '--metric', 'accuracy', '--out', tmp_path/'out')
     assert code == 0, text
     assert text.count('Scored: the test part') == 2 and text.index(f'a ({files[0]})') < text.index(f'b ({files[1]})') < text.index('a − b')
     assert sorted(f.name for f in (tmp_path/'out').iterdir()) == ['a', 'b', 'comparison.csv'] and (tmp_path/'out'/'b'/'metrics.csv').is_file()
@@ -298,6 +364,28 @@ def test_only_the_same_photographs_are_compared(tmp_path):
     TABLE.to_csv(files[1], index=False)
     code, text = fundus_evaluate(*files, '--metric', 'acuracy')
     assert code == 2 and "no metric 'acuracy'; expected one of accuracy, " in text
+
+
+def test_few_photographs_are_said_to_be_few(tmp_path):
+    two = pd.DataFrame(dict(path=['a', 'b'], label=['Good', 'Bad'], p_Good=[.8, .2], p_Bad=[.2, .8]))
+    code, text = fundus_evaluate(write(tmp_path, two), '--n-boot', 100)
+    assert code == 0 and '1.000 (1.000–1.000)' in text
+    assert 'Few photographs were judged of Good (1) and Bad (1)' in text and 'An interval of a single value is no certainty (accuracy' in text
+    assert 'error rate of up to 95.0 %' in text and not re.search(r'\bnan\b', text)
+
+
+@pytest.mark.parametrize('metric, said', [('ece', 'noise makes ece larger'), ('macro_auc', 'p is corrected'), ('one patient', 'nothing says whether a difference')])
+def test_comparisons_show_no_nan(metric, said, tmp_path):
+    for name, table in dict(a=TABLE, b=worse(TABLE)).items():
+        table.assign(patient='one' if metric == 'one patient' else TABLE.patient).to_csv(tmp_path/f'{name}.csv', index=False)
+    code, text = fundus_evaluate(tmp_path/'a.csv', tmp_path/'b.csv', '--n-boot', 100, '--metric', metric if metric in METRICS else 'accuracy')
+    assert code == 0 and said in text and not re.search(r'\bnan\b', text), text
+
+
+@pytest.mark.parametrize('n', [1, 99, -1])
+def test_resamples_are_none_or_enough(n):
+    with pytest.raises(PredictionError, match=f'found {n}; expected at least 100 resamples, or 0'): evaluate(TABLE, n_boot=n)
+    with pytest.raises(PredictionError, match='at least 100'): compare(TABLE, worse(TABLE), n_boot=n)
 
 
 # a metric of one's own
@@ -328,24 +416,24 @@ def test_a_new_metric_may_be_undefined(worst):
     rare = draw_predictions(60, seed=8, prior=(.6, .38, .02))
     table = evaluate(rare, n_boot=200)
     assert table.attrs['undefined'][worst] == table.attrs['undefined']['recall_Reject'] > 0
-    assert np.isnan(evaluate(rare[rare['label'] != 'Reject'], n_boot=50).value[worst])
+    assert np.isnan(evaluate(rare[rare['label'] != 'Reject'], n_boot=100).value[worst])
 
 
 def test_a_new_metric_is_compared(worst):
     a, b = TABLE[TABLE['split'] == 'test'], worse(TABLE)[TABLE['split'] == 'test']
     values = [evaluate(table, n_boot=0).value[worst] for table in (a, b)]
-    row = compare(a, b, n_boot=50).loc[worst]
+    row = compare(a, b, n_boot=100).loc[worst]
     assert [row.a, row.b, row.difference] == [*values, values[0] - values[1]] and row.low <= row.difference <= row.high
-    pair = compare_models({'a': a, 'b': b}, worst, n_boot=50).iloc[0]
+    pair = compare_models({'a': a, 'b': b}, worst, n_boot=100).iloc[0]
     assert [pair.value_a, pair.value_b] == values
     assert rank_models({'b': b, 'a': a}, worst, n_boot=0).value.is_monotonic_increasing # less is better
-    runs = evaluate_runs([a, b], n_boot=50)
+    runs = evaluate_runs([a, b], n_boot=100)
     assert np.isclose(runs.value[worst], np.mean(values)) and runs.low[worst] >= 0 and runs.high[worst] <= 1
 
 
 def test_a_new_metric_in_the_command(worst, tmp_path):
     for name, table in dict(a=TABLE, b=worse(TABLE)).items(): table.to_csv(tmp_path/f'{name}.csv', index=False)
-    code, text = fundus_evaluate(tmp_path/'a.csv', tmp_path/'b.csv', '--metric', worst, '--n-boot', 50, '--out', tmp_path/'out')
+    code, text = fundus_evaluate(tmp_path/'a.csv', tmp_path/'b.csv', '--metric', worst, '--n-boot', 100, '--out', tmp_path/'out')
     assert code == 0 and f'{worst} of a' in text, text
     assert worst in pd.read_csv(tmp_path/'out'/'a'/'metrics.csv', index_col=0).index
 

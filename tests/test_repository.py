@@ -137,19 +137,40 @@ def test_no_star_imports_and_no_bare_asserts(module):
     assert not [n.lineno for n in nodes if isinstance(n, ast.Assert)]
 
 
-def commented(lines, number, column): # bool
-    "Whether a parameter has a comment: behind it, or on the line above."
-    return '#' in lines[number - 1][column:] or lines[number - 2].strip().startswith('#')
+NAMED = re.compile(r"None|'?(?!Tensor|DataFrame|Series|Path|Callable|Any)[A-Z]\w+'?(\|None)?") # results that say what they are
+
+
+def commented(argument, arguments, lines): # bool
+    "Whether a parameter has a line of its own, with a comment behind it or on the line above."
+    number, line = argument.lineno, lines[argument.lineno - 1]
+    if line.startswith('def ') or [each.lineno for each in arguments].count(number) > 1: return False
+    return '#' in lines[argument.end_lineno - 1][argument.end_col_offset:] or lines[number - 2].strip().startswith('#')
 
 
 def undocumented(function, lines): # what is missing, in words
-    "Docstring, and the type and comment of every parameter and of the result."
+    "Docstring, and the type and comment of every parameter and of the result. A decorator that registers knows the parameters."
     if not ast.get_docstring(function): yield 'docstring'
-    arguments = [a for a in function.args.posonlyargs + function.args.args + function.args.kwonlyargs if a.arg not in ('self', 'cls')]
-    yield from (f'type of {a.arg}' for a in arguments if a.annotation is None)
-    yield from (f'comment on {a.arg}' for a in arguments if not commented(lines, a.end_lineno, a.end_col_offset))
-    result = ast.unparse(function.returns) if function.returns else ''
-    if re.match(r'pd\.|tuple|dict|np\.|Tensor', result) and '#' not in lines[function.body[0].lineno - 2]: yield 'comment on the result'
+    given = function.args
+    arguments = [a for a in [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg] if a]
+    yield from (f'type of {a.arg}' for a in arguments if a.annotation is None and a is not given.kwarg)
+    if not any(isinstance(each, ast.Call) for each in function.decorator_list): yield from (f'comment on {a.arg}' for a in arguments if not commented(a, arguments, lines))
+    if function.returns is None: yield 'type of the result'
+    elif not NAMED.fullmatch(ast.unparse(function.returns).replace(' ', '')) and '#' not in lines[function.body[0].lineno - 2]: yield 'comment on the result'
+
+
+UNDOCUMENTED = { # what is missing → a function where it is
+    'docstring': 'def f(\n    a:int, # x\n)->int: # y\n    return a',
+    'type of a': 'def f(\n    a, # x\n)->int: # y\n    "Do."',
+    'comment on a': 'def f(a:int)->int: # y\n    "Do."', # that comment is the result's
+    'comment on b': 'def f(\n    a:int, # x\n    *b:int,\n)->int: # y\n    "Do."',
+    'type of the result': 'def f(\n    a:int, # x\n): # y\n    "Do."',
+    'comment on the result': 'def f(\n    a:int, # x\n)->bool:\n    "Do."',
+}
+
+
+@pytest.mark.parametrize('missing, source', UNDOCUMENTED.items(), ids=UNDOCUMENTED)
+def test_what_is_not_documented_is_seen(missing, source):
+    assert list(undocumented(ast.parse(source).body[0], source.splitlines())) == [missing]
 
 
 

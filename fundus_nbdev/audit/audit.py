@@ -6,9 +6,9 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/09_audit/audit.html.md"""
 
 # %% auto #0
 __all__ = ['VESSELS', 'FINDING_LEVELS', 'FINDING_COLUMNS', 'compare_pairs', 'pair_rules', 'groups_with', 'name_groups',
-           'pair_findings', 'patient_findings', 'worst_pairs', 'describe_shortcut', 'shortcut_findings',
-           'unasked_findings', 'file_findings', 'Audit', 'list_findings', 'check_columns_to_ask', 'audit',
-           'summarise_findings', 'plot_shortcuts', 'count_pairs', 'about_pair', 'pair_cards', 'shortcut_rows',
+           'pair_findings', 'patient_findings', 'worst_pairs', 'telling_properties', 'describe_shortcut',
+           'shortcut_findings', 'unasked_findings', 'file_findings', 'Audit', 'list_findings', 'check_columns_to_ask',
+           'audit', 'summarise_findings', 'plot_shortcuts', 'count_pairs', 'about_pair', 'pair_cards', 'shortcut_rows',
            'render_audit', 'read_audit_source', 'joined', 'write_audit', 'audit_data']
 
 # %% ../../nbs/09_audit/11_audit.ipynb #f454d454
@@ -24,7 +24,7 @@ from .differences import pairs_to_ask
 from .eda import check_audit_table
 from .embeddings import Embedder, load_embedder
 from .properties import measure_table
-from .shortcuts import PROPERTY_WORDS, comparable, find_shortcuts
+from .shortcuts import PROPERTY_WORDS, VERDICTS, comparable, find_shortcuts
 from .look_alikes import feature_neighbours
 from .univariate import leave_bare
 from ..data.duplicates import DUPLICATE_KINDS, DUPLICATE_STEPS, Steps, find_duplicates, join_patients
@@ -37,6 +37,7 @@ from ..data.pairs import ENDS, join
 from ..data.split import leaks
 from ..data.photo_table import classes_of, describe_reading, keep_classes, split_problems
 from ..data.table import read_table
+from ..evaluation.metrics import format_interval
 from ..evaluation.reading import read_predictions
 from ..photos.factors import FACTORS
 from ..photos.field_of_view import crop_or_grey
@@ -172,29 +173,40 @@ def worst_pairs(
     "Keep the pair of classes where each property tells most, the worst property first."
     return shortcuts.drop_duplicates('property', ignore_index=True)
 
+def telling_properties(
+    shortcuts:DataFrame, # of `find_shortcuts`
+)->DataFrame: # of `worst_pairs`
+    "Keep the properties that predict the label."
+    worst = worst_pairs(shortcuts)
+    return worst[worst.verdict.isin(VERDICTS[:2])]
+
 def describe_shortcut(
     row:Series, # of `worst_pairs`
 )->str: # one or two sentences
     "Say what a property tells, and how much of it is the picture."
     name = PROPERTY_WORDS.get(row.property, row.property)
-    alone = (f'{name[0].upper()}{name[1:]} tells {row.second} from {row["first"]} with an AUC of {row.auc:.3f} '
-             f'({row.low:.3f}–{row.high:.3f}).')
-    if not (np.isfinite(row.equal_auc) and comparable(row)):
+    alone = (f'{name[0].upper()}{name[1:]} tells {row.second} from {row["first"]} with an AUC of '
+             f'{_with_interval(row.auc, row.low, row.high, 3)}.')
+    if not comparable(row):
         if row.verdict == 'shortcut':
             return f'{alone} Too few photographs are of equal content to compare, but no picture has an effect on it.'
         return f'{alone} That can follow from the picture; too few photographs are of equal content to tell.'
     picture = 'That can follow from the picture'
     if row.equal_low > .5: picture = 'That follows from the picture, at least in part'
     if row.verdict == 'shortcut': picture = 'The picture does not explain it'
-    return (f'{alone} {picture}: among photographs of equal content it is {row.equal_auc:.2f} '
-            f'({row.equal_low:.2f}–{row.equal_high:.2f}).')
+    return (f'{alone} {picture}: among photographs of equal content it is '
+            f'{_with_interval(row.equal_auc, row.equal_low, row.equal_high)}.')
+
+def _with_interval(auc, low, high, digits=2):
+    "Write an AUC with its interval; one of a single value is none."
+    return f'{auc:.{digits}f} (no resample differs)' if low == high else format_interval(auc, low, high, digits)
 
 # %% ../../nbs/09_audit/11_audit.ipynb #9fc3b943
 def shortcut_findings(
     shortcuts:DataFrame, # of `find_shortcuts`
 )->Iterator[tuple]: # rows of `FINDING_COLUMNS`
     "Return what gives the label away."
-    for _, row in worst_pairs(shortcuts).query('verdict != "no"').iterrows():
+    for _, row in telling_properties(shortcuts).iterrows():
         severity, subject = 'caution' if row.auc >= .95 else 'note', 'properties'
         advice = ('No fault of the collection, as far as can be told. But a score on this set need not come from the '
                   'retina: test on photographs of another origin, too.')
@@ -214,9 +226,15 @@ def unasked_findings(
         alone = 'There is one class only, and no label that anything could give away.'
         yield 'note', 'shortcuts', alone, '', len(table)
     missing = [f'{second} against {first}' for first, second in pairs if (first, second) not in asked]
-    if not missing: return
-    unasked = f'Whether something gives the label away could not be asked of {listed(missing)}.'
-    yield 'caution', 'shortcuts', unasked, 'Each class needs readable photographs of at least two patients.', 0
+    if missing:
+        unasked = f'Whether something gives the label away could not be asked of {listed(missing)}.'
+        yield 'caution', 'shortcuts', unasked, 'Each class needs readable photographs of at least two patients.', 0
+    worst = worst_pairs(shortcuts)
+    for why, rows in worst[worst.verdict == 'not judged'].groupby('unjudged'):
+        names, first = some(PROPERTY_WORDS.get(name, name) for name in rows.property), rows.iloc[0]
+        hint = f'the strongest hint is {PROPERTY_WORDS.get(first.property, first.property)} (AUC {first.auc:.2f})'
+        unknown = f"Whether the label is given away by {names} can't be judged, because {why}; {hint}."
+        yield 'caution', 'shortcuts', unknown, 'Nothing was found, and nothing is acquitted.', 0
 
 def file_findings(
     table:DataFrame, # photo table
@@ -307,9 +325,10 @@ def summarise_findings(
     said = 'Nothing serious was found'
     if n: said = f'{counted(n, "serious finding")}, about {listed(audit.serious.subject.unique())}'
     if cautions: said += f'; {"there is" if cautions == 1 else "there are"} {counted(cautions, "caution")}'
-    telling = worst_pairs(audit.shortcuts).query('verdict != "no"').head(1)
+    telling = telling_properties(audit.shortcuts).head(1)
     named = [describe_shortcut(row) for _, row in telling.iterrows() if row.verdict != 'shortcut' or n == 1]
-    return ' '.join([f'{said}.', *named])
+    unasked = [row[2] for row in unasked_findings(audit.table, audit.shortcuts) if row[0] == 'caution']
+    return ' '.join([f'{said}.', *named, *unasked])
 
 # %% ../../nbs/09_audit/11_audit.ipynb #6f2abb90
 def plot_shortcuts(
@@ -317,7 +336,7 @@ def plot_shortcuts(
 )->Figure:
     "Plot how well the worst sixteen properties tell the classes apart, alone and among photographs of equal content."
     rows = worst_pairs(shortcuts).head(16)[::-1]
-    colour_of = {'shortcut': '#b0430a', 'follows from the picture': '#2a78d6', 'no': '.7'}
+    colour_of = {'shortcut': '#b0430a', 'follows from the picture': '#2a78d6', 'not judged': '#e0a800', 'no': '.7'}
     colours, y = rows.verdict.map(colour_of).to_list(), np.arange(len(rows))
     figure = Figure((6.4, .9 + .25 * len(rows)), dpi=80, layout='constrained')
     axes = figure.subplots()
@@ -380,7 +399,7 @@ def shortcut_rows(
     how = {'size': 'larger in {}', 'ranges': 'by ranges', 'groups': 'by groups'}
     return [{
         'name': PROPERTY_WORDS.get(row.property, row.property),
-        'verdict': 'does not predict' if row.verdict == 'no' else row.verdict,
+        'verdict': {'no': 'does not predict', 'not judged': "can't be judged"}.get(row.verdict, row.verdict),
         'classes': f'{row.second} against {row["first"]}',
         'auc': number(row.auc, 3),
         'interval': interval(row.low, row.high),

@@ -21,6 +21,7 @@ from .differences import NOUNS, class_colours, short_number
 from .univariate import patient_folds
 from ..core.text import counted, listed
 from ..data.photo_table import classes_of
+from ..evaluation.bootstrap import largest_error_rate
 from ..evaluation.compare import compare
 from ..evaluation.metrics import evaluate
 from ..evaluation.predictions import prediction_table
@@ -29,7 +30,7 @@ from ..evaluation.predictions import prediction_table
 def tree_model(
     n:int, # photographs to grow on
     n_classes:int=2, # classes
-): # a scikit-learn classifier
+)->DecisionTreeClassifier: # of scikit-learn
     "Return a decision tree that is not grown yet."
     return DecisionTreeClassifier(max_depth=3 if n_classes <= 4 else 4, min_samples_leaf=max(5, round(.02 * n)),
                                   min_impurity_decrease=.03, class_weight='balanced', random_state=0)
@@ -38,7 +39,7 @@ def tree_model(
 def grow_tree(
     values:DataFrame, # numbers of the photographs, without NaN, (N,K)
     table:DataFrame, # their rows of the photo table, (N,)
-): # a scikit-learn classifier
+)->DecisionTreeClassifier: # of scikit-learn
     "Grow the small tree of all photographs, and drop its idle questions."
     model = tree_model(len(values), len(classes_of(table))).fit(values.astype(float), table.label.to_numpy(object))
     drop_idle_questions(model)
@@ -187,6 +188,7 @@ class TreeAnswer(NamedTuple):
     chosen:dict[str, int] # number that stood alone → in how many folds
     most_frequent:tuple[str, float] # the most frequent class, and its share
     n_left_out:int # photographs with a missing number
+    fewest:int # patients of the rarest class
 
     @property
     def chance(self)->float: # 0–1
@@ -194,9 +196,15 @@ class TreeAnswer(NamedTuple):
         return 1 / len(tree_classes(self.nodes))
 
     @property
+    def low(self)->float: # 0–1; NaN without resamples
+        "Return the least balanced accuracy to count on; where no resample differs, what so few patients allow."
+        value, low, high = self.scores.loc['balanced_accuracy', ['value', 'low', 'high']]
+        return min(value, 1 - largest_error_rate(self.fewest)) if low == high else low
+
+    @property
     def useful(self)->bool: # clearly better than chance?
         "Return whether there is anything to show."
-        return self.scores.loc['balanced_accuracy', 'low'] > self.chance + .1
+        return self.low > self.chance + .1
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #3018207e
 def ask_tree(
@@ -217,30 +225,48 @@ def ask_tree(
     frequent = part.label.value_counts(normalize=True)
     model = grow_tree(x, part)
     return TreeAnswer(model, tree_nodes(model, x, part), evaluate(tree, n_boot).loc[names].join(apart), chosen,
-                      (frequent.index[0], frequent.iloc[0]), (~known).sum())
+                      (frequent.index[0], frequent.iloc[0]), (~known).sum(),
+                      part.groupby('label').patient.nunique().min())
 
 # %% ../../nbs/09_audit/07_decision_tree.ipynb #5df345c6
 def describe_tree(
     tree:TreeAnswer|None, # of `ask_tree`
 )->list[str]: # sentences
     "Say what all numbers together tell."
-    if tree is None: return ["Whether they tell more together can't be judged: a class has too few patients."]
-    score = {name: f'{row.value:.2f} (95 % interval {row.low:.2f}–{row.high:.2f})'
-             for name, row in tree.scores.iterrows()}
-    if not tree.useful:
-        return ['Together they tell no more: a small decision tree, judged on patients that it had not seen, is not, '
-                f'or hardly, better than chance (balanced accuracy {score["balanced_accuracy"]}; '
-                f'chance is {tree.chance:.2f}).']
+    if tree is None:
+        return ["Whether they tell more together can't be judged: a class has photographs of fewer than two patients, "
+                'or none that could be measured.']
+    score = {name: _say_score(row) for name, row in tree.scores.iterrows()}
+    if tree.scores.low['balanced_accuracy'] == tree.scores.high['balanced_accuracy']:
+        score['balanced_accuracy'] += f' (no resample differs; the rarest class has {counted(tree.fewest, "patient")})'
+    if not tree.useful: return [_describe_useless(tree, score['balanced_accuracy'])]
     questions, (name, share) = (tree.nodes.factor != '').sum(), tree.most_frequent
     return [f'A decision tree of {counted(questions, "question")}, judged on patients that it had not seen, has a '
             f'balanced accuracy of {score["balanced_accuracy"]}; chance is {tree.chance:.2f}. '
             f'Its accuracy is {score["accuracy"]}, where always answering {name} has {share:.2f}; '
             f'its AUC is {score["macro_auc"]}.', _describe_gain(tree)]
 
+def _say_score(row):
+    "Write a score with its interval, if there is one."
+    return f'{row.value:.2f}' + (f' (95 % interval {row.low:.2f}–{row.high:.2f})' if row.low < row.high else '')
+
+def _describe_useless(tree, score):
+    "Say that a tree is no better than chance, or that nobody can know."
+    judged, chance = 'judged on patients that it had not seen,', f'chance is {tree.chance:.2f}'
+    if np.isnan(tree.low):
+        return ("Whether they tell more together can't be judged, because no resamples were drawn (--n-boot): a small "
+                f'decision tree, {judged} has a balanced accuracy of {score}; {chance}.')
+    if tree.scores.loc['balanced_accuracy', 'high'] > tree.chance + .1:
+        return (f'Whether they tell more together is open: a small decision tree, {judged} has a balanced accuracy of '
+                f'{score}; {chance}.')
+    return (f'Together they tell no more: a small decision tree, {judged} is not, or hardly, better than chance '
+            f'(balanced accuracy {score}; {chance}).')
+
 def _describe_gain(tree):
     "Say what the tree adds to one number."
     best, gain = max(tree.chosen, key=tree.chosen.get), tree.scores.loc['balanced_accuracy']
     adds = 'that the others add anything could be chance.'
+    if np.isnan(gain.difference_low): adds = "whether the others add anything can't be judged."
     if gain.difference_low >= .005:
         adds = f'the others add {gain.difference:.2f} ({gain.difference_low:.2f}–{gain.difference_high:.2f}).'
     return (f'One number alone, chosen in the same way ({NOUNS[best]}, {tree.chosen[best]} times of '

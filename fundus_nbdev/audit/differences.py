@@ -6,8 +6,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/09_audit/differences.html.md""
 
 # %% auto #0
 __all__ = ['NOUNS', 'PHRASES', 'OTHERS', 'draw_numbers', 'choose_crop', 'numbers_for', 'pairs_to_ask', 'separate_classes',
-           'within_classes', 'in_hundred', 'as_percent', 'short_number', 'phrase', 'lead_sentence', 'describe_pair',
-           'class_colours', 'smooth_histogram', 'plot_numbers']
+           'within_classes', 'in_hundred', 'as_percent', 'short_number', 'phrase', 'either_way', 'lead_sentence',
+           'describe_unjudged', 'describe_none', 'describe_pair', 'class_colours', 'smooth_histogram', 'plot_numbers']
 
 # %% ../../nbs/09_audit/04_differences.ipynb #2b3602b1
 from itertools import combinations
@@ -18,7 +18,7 @@ from pandas import DataFrame, Series, concat
 from matplotlib.figure import Figure
 
 from .properties import WORDS
-from .univariate import clear, leave_bare, separate
+from .univariate import clear, leave_bare, separate, unjudged
 from ..core.errors import AuditError
 from ..core.text import listed
 from ..data.pixels import CROPS
@@ -153,16 +153,51 @@ def phrase(
     "Say what the second class is like."
     return PHRASES[row['name']][int(row.auc > .5)]
 
+def either_way(
+    row:Series, # of `separate`
+)->tuple[float, float, float]: # 0.5–1, and its interval
+    "Return how often a number is on the side where it usually is."
+    return (row.auc, row.low, row.high) if row.auc > .5 else (1 - row.auc, 1 - row.high, 1 - row.low)
+
 def lead_sentence(
     row:Series, # of `separate`: the strongest of a pair
 )->str: # one sentence
     "Say what tells two classes apart best."
     other = 'other' if row['first'] == OTHERS else row['first']
-    word, share, ends = 'higher', row.auc, (row.low, row.high)
-    if row.auc <= .5: word, share, ends = 'lower', 1 - row.auc, (1 - row.high, 1 - row.low)
+    word, (share, low, high) = 'higher' if row.auc > .5 else 'lower', either_way(row)
+    interval = f'95 % interval {as_percent(low)}–{as_percent(high)}'
+    if low == high: interval = 'in these photographs: no resample differs, so there is no interval'
     return (f'{row.second} photographs stand out by {phrase(row)}: of 100 pairs of one {row.second} and one {other} '
-            f'photograph, {NOUNS[row["name"]]} is {word} in the {row.second} one in {in_hundred(share)} '
-            f'(95 % interval {as_percent(ends[0])}–{as_percent(ends[1])}).')
+            f'photograph, {NOUNS[row["name"]]} is {word} in the {row.second} one in {in_hundred(share)} ({interval}).')
+
+# %% ../../nbs/09_audit/04_differences.ipynb #e2d84317
+def describe_unjudged(
+    asked:DataFrame, # of `separate_classes`: the rows of a pair
+    why:Series, # of `unjudged`, for these rows
+)->list[str]: # a sentence; none where everything was judged
+    "Name the numbers of which nothing can be said, and why."
+    nouns = asked.name.map(NOUNS)[why != '']
+    said = [f'{listed(names)} (because {reason})' for reason, names in nouns.groupby(why, sort=False)]
+    return [f'Not judged: {"; ".join(said)}.'] if said else []
+
+# %% ../../nbs/09_audit/04_differences.ipynb #58b11a5f
+def describe_none(
+    asked:DataFrame, # of `separate_classes`: the rows of a pair
+    why:Series, # of `unjudged`, for these rows
+)->str: # one or two sentences
+    "Say that no number tells two classes apart clearly, or that this can't be judged."
+    first, second = asked.iloc[0][['first', 'second']]
+    hint, known = '', asked[asked.delta.notna() & (asked.delta != 0)]
+    if len(known):
+        row = known.loc[known.delta.abs().idxmax()]
+        share, low, high = either_way(row)
+        interval = f', 95 % interval {low:.2f}–{high:.2f}' if low < high and not why[row.name] else ''
+        hint = f'; the strongest hint is {phrase(row)} (AUC {share:.2f}{interval})'
+    if (why != '').all():
+        return (f"Whether any of the {len(asked)} numbers tells {second} from {first} can't be judged, "
+                f'because {listed(why.unique())}{hint}.')
+    none = f'None of the {len(asked)} numbers measured tells {second} from {first} clearly{hint}.'
+    return ' '.join([none, *describe_unjudged(asked, why)])
 
 # %% ../../nbs/09_audit/04_differences.ipynb #b42f5d4f
 def describe_pair(
@@ -173,9 +208,10 @@ def describe_pair(
     together:float=.6, # rank correlation from which two numbers are said to go together
 )->list[str]: # sentences
     "Say what tells two classes apart, number by number."
-    rows = clear(separation)
-    rows = rows[(rows['first'] == pair[0]) & (rows.second == pair[1])]
-    if not len(rows): return [f'None of the {values.shape[1]} numbers measured tells {pair[1]} from {pair[0]} clearly.']
+    asked = separation[(separation['first'] == pair[0]) & (separation.second == pair[1])]
+    rows, why = clear(separation), unjudged(separation)[asked.index]
+    rows = rows[rows.index.isin(asked.index)]
+    if not len(rows): return [describe_none(asked, why)]
     lead, *rest = (row for _, row in rows.iterrows())
     said = [lead_sentence(lead)]
     if rest:
@@ -186,7 +222,7 @@ def describe_pair(
     if linked:
         causes = listed([phrase(lead), *linked]).capitalize()
         said.append(f'{causes} go together within each class, too: they may be one cause.')
-    return said
+    return said + describe_unjudged(asked, why)
 
 # %% ../../nbs/09_audit/04_differences.ipynb #6c948e40
 def class_colours(

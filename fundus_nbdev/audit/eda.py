@@ -35,7 +35,7 @@ from fundus_nbdev.audit.differences import (
 )
 from .mean_photos import PixelSums, choose_sample, plot_colours, sum_pixels
 from .properties import measure_table
-from .univariate import clear, plot_separation
+from .univariate import clear, plot_separation, unjudged
 from ..core.errors import AuditError
 from ..core.files import write_whole
 from ..core.output_folder import remove_results, report_folder
@@ -178,7 +178,12 @@ def summarise_eda(
     if len(eda.classes) == 1: return f'One class only, {eda.classes[0]}: there is nothing to tell apart.'
     rows, useful = clear(eda.separation), eda.tree and eda.tree.useful
     if not len(rows) and useful: return 'No number by itself tells these classes apart clearly; several together do.'
-    if not len(rows): return 'Nothing that was measured tells these classes apart clearly.'
+    why = unjudged(eda.separation)
+    if not len(rows) and (why != '').all():
+        return f"Whether anything tells these classes apart can't be judged, because {listed(why.unique())}."
+    if not len(rows):
+        what = 'that was measured' if (why == '').all() else 'of what can be judged'
+        return f'Nothing {what} tells these classes apart clearly.'
     outer = rows[(rows['first'] == eda.classes[0]) & (rows.second == eda.classes[-1])]
     return lead_sentence((outer if len(outer) else rows).iloc[0])
 
@@ -189,7 +194,7 @@ def summarise_numbers(
     "Return the middle half of each number, class by class."
     quartiles = eda.values.groupby(eda.table.label.to_numpy()).quantile([.25, .5, .75])
     words = quartiles.map(lambda value: short_number(value) if np.isfinite(value) else '–')
-    cells = words.groupby(level=0).agg(lambda three: '{1} ({0} to {2})'.format(*three))
+    cells = words.groupby(level=0).agg(lambda three: '{1} ({0} to {2})'.format(*three).removesuffix(' (– to –)'))
     return cells.rename(columns=NOUNS).T[eda.classes]
 
 # %% ../../nbs/09_audit/09_eda.ipynb #9e4f16f1

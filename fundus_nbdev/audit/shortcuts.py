@@ -22,7 +22,7 @@ from scipy.special import ndtri
 from .cameras import name_cameras
 from .differences import OTHERS, pairs_to_ask
 from .properties import CONTENT, PROPERTIES
-from .univariate import auc_interval, patient_folds, rank_sum_p
+from .univariate import auc_interval, least_p, patient_folds, rank_sum_p, unjudged
 from ..core.errors import AuditError
 from ..data.photo_table import classes_of, file_of
 from ..evaluation.bootstrap import estimate
@@ -228,21 +228,22 @@ def ask_property(
     return found
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #50228739
-VERDICTS = ('shortcut', 'follows from the picture', 'no') # the worst first
+VERDICTS = ('shortcut', 'follows from the picture', 'not judged', 'no') # the worst first
 
 def comparable(
-    answer:dict|pd.Series, # with property, way, n_equal
-)->bool:
+    answer:dict|pd.Series, # with property, way, n_equal, equal_low
+)->bool: # False: nothing is decided by them
     "Return whether photographs of equal content decide: from five of a class on; ranges can't be freed of content."
     freed = answer['way'] != 'ranges' or answer['property'] not in FROM_PICTURE
-    return answer['n_equal'] >= 5 and freed
+    return answer['n_equal'] >= 5 and freed and pd.notna(answer['equal_low'])
 
 def judge_property(
-    answer:dict, # property, way, auc, low, p_holm; of equal content: equal_auc, equal_low, n_equal (NaN if not asked)
+    answer:dict, # property, way, low, p_holm, unjudged (why); of equal content: equal_low, n_equal (NaN if not asked)
     guessed:bool=False, # was the camera guessed by size and field?
     least:float=.6, # AUC that an interval must exceed
 )->str: # one of `VERDICTS`
     "Return the verdict on one property and one pair of classes."
+    if answer['unjudged']: return 'not judged'
     if not (answer['p_holm'] < .05 and answer['low'] > least): return 'no'
     beyond = answer['property'] not in FROM_PICTURE and not (guessed and answer['property'] == 'camera')
     if comparable(answer): beyond = answer['equal_low'] > least
@@ -251,7 +252,7 @@ def judge_property(
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #5753724b
 SHORTCUT_COLUMNS = [ # of `find_shortcuts`
     'property', 'verdict', 'first', 'second', 'way', 'larger_in', 'auc', 'low', 'high', 'p_holm', 'content_auc',
-    'equal_auc', 'equal_low', 'equal_high', 'n_equal', 'n_first', 'n_second']
+    'equal_auc', 'equal_low', 'equal_high', 'n_equal', 'n_first', 'n_second', 'unjudged']
 
 def find_shortcuts(
     table:pd.DataFrame, # photo table
@@ -268,11 +269,11 @@ def find_shortcuts(
     pairs = [make_pair(table, content, *classes) for classes in pairs_to_ask(classes_of(table))]
     asked = [(pair, *each) for pair in pairs if pair for each in _ask_all(pair, properties)]
     p_holm = holm([row['p'] for _, _, row, _ in asked])
-    guessed, rows = (measures.camera.fillna('') == '').mean() > .5, []
-    for (pair, values, row, answer), p in zip(asked, p_holm):
-        row = _complete(pair, values, answer, row | {'p_holm': p}, n_boot, least, seed)
-        rows.append(row | {'verdict': judge_property(row, guessed, least)})
-    return _order(pd.DataFrame(rows, columns=SHORTCUT_COLUMNS))
+    rows = [_complete(pair, values, answer, row | {'p_holm': p}, n_boot, least, seed)
+            for (pair, values, row, answer), p in zip(asked, p_holm)]
+    found = pd.DataFrame(rows, columns=[*SHORTCUT_COLUMNS, 'p', 'least_p'])
+    found['unjudged'], guessed = unjudged(found), (measures.camera.fillna('') == '').mean() > .5
+    return _order(found.assign(verdict=[judge_property(row, guessed, least) for row in found.to_dict('records')]))
 
 # %% ../../nbs/09_audit/10_shortcuts.ipynb #9269373c
 def _ask_all(pair, properties):
@@ -287,7 +288,8 @@ def _ask_alone(pair, way, scores, positive, patients, weights):
     auc = weighted_auc(scores, positive, patients, weights, 0)[0]
     larger_in = pair.second if auc >= .5 else pair.first
     p = rank_sum_p(scores, positive, patients) if auc > .5 or way == 'size' else 1.
-    return {'auc': 1 - auc if auc < .5 and way == 'size' else auc, 'larger_in': larger_in, 'p': p}
+    return {'auc': 1 - auc if auc < .5 and way == 'size' else auc, 'larger_in': larger_in,
+            'p': p, 'least_p': least_p(positive, patients)}
 
 def _complete(pair, values, answer, row, n_boot, least, seed):
     "Add intervals, and what is left among photographs of equal content, for what may be clear."
@@ -305,6 +307,6 @@ def _complete(pair, values, answer, row, n_boot, least, seed):
 def _order(table):
     "Keep one way a property and pair: by its size, unless only ranges tell. The worst verdict comes first."
     rank, by = table.verdict.map(VERDICTS.index), table.way.map(list(WAYS).index)
-    table = table.assign(rank=rank, dull=rank == 2, by=by).sort_values(['dull', 'by'])
+    table = table.assign(rank=rank, dull=rank >= 2, by=by).sort_values(['dull', 'by'])
     table = table.drop_duplicates(['property', 'first', 'second'])
     return table.sort_values(['rank', 'auc'], ascending=[True, False], ignore_index=True)[SHORTCUT_COLUMNS]

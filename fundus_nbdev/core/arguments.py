@@ -40,7 +40,10 @@ def describe_type(
     return f'{describe_type(base)} from {limits.low} to {limits.high}'
 
 # %% ../../nbs/01_core/08_arguments.ipynb #4b9623ef
-def as_type(value:Any, kind:Any)->Any: # the value; None where it does not fit
+def as_type(
+    value:Any, # as a person gave it
+    kind:Any, # plain type, Literal, or tuple of these
+)->Any: # the value; None where it does not fit
     "Return a value as a plain type, or None."
     origin, inner = get_origin(kind), get_args(kind)
     if origin is tuple:

@@ -38,15 +38,16 @@ ROLES = {
 def find_roles(
     found:list[str], # columns of the CSV
     columns:dict[str, str]|None=None, # column of the CSV → path, label, patient or split
+    usual:dict[str, list[str]]=ROLES, # role → its usual names, in small letters
 )->dict[str, str]: # role → column of the CSV
     "Find which column of a CSV is the path, the label, the patient and the split."
     columns = columns or {}
     if wrong := [name for name in columns if name not in found]:
         raise TableError(f'No column {some(wrong)} in the CSV; it has {", ".join(found)}.')
-    if wrong := [role for role in columns.values() if role not in ROLES]:
-        raise TableError(f'Columns can be mapped to {", ".join(ROLES)}, not to {some(wrong)}.')
+    if wrong := [role for role in columns.values() if role not in usual]:
+        raise TableError(f'Columns can be mapped to {", ".join(usual)}, not to {some(wrong)}.')
     known = {name.lower(): name for name in reversed(found) if name not in columns}
-    roles = {role: known[name] for role, names in ROLES.items() for name in reversed(names) if name in known}
+    roles = {role: known[name] for role, names in usual.items() for name in reversed(names) if name in known}
     return roles | {role: name for name, role in columns.items()}
 
 # %% ../../nbs/04_data/03_csv_files.ipynb #63c6c37b

@@ -31,7 +31,7 @@ def majority_baseline(
     return prediction_table(table, classes, np.tile(shares, (len(table), 1)))
 
 # %% ../../nbs/10_errors/07_baselines.ipynb #43a92bb5
-def factor_model():
+def factor_model()->Any: # pipeline of scikit-learn
     "Make a logistic regression on one number and its square, in which all classes count the same."
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -108,6 +108,7 @@ def baseline_table(
     for rule, answer in answers.items():
         same = part[part.path.isin(answer.path)]
         gain = compare(same, answer, n_boot=n_boot).loc['macro_auc', ['difference', 'low', 'high']]
+        if same.patient.nunique() < 5: gain[['low', 'high']] = np.nan # so few say nothing about others
         rows[rule] = concat([evaluate(answer, n_boot=0).value[list(BASELINE_METRICS)], gain])
     table = DataFrame(rows).T
     table.attrs['within_folds'] = 'fold' in part
@@ -134,7 +135,10 @@ def compare_baselines(
             f'{best} ({reached:.2f}).')
     if metric != 'macro_auc' or 'difference' not in baselines: return says
     difference, low, high = baselines.loc[best, ['difference', 'low', 'high']]
-    if np.isnan(low): return says
+    if np.isnan(difference): return says
+    if not low < high:
+        return (f"{says} On the same photographs the difference is {difference:+.2f}; whether that is more than chance "
+                "can't be judged: there is no interval, or one of a single value.").replace('-', '−')
     sure = 'not surely more or less'
     if low > 0: sure = 'surely more'
     if high < 0: sure = 'surely less'
@@ -154,10 +158,14 @@ class Baselines(Section):
         study = self.study
         answers = baseline_answers(study.splits, study.factors)
         self.table = baseline_table(study.part, answers, study.n_boot)
+        self.lacking = study.is_fundus and len(answers) == 1
 
     def tables(self)->dict[str, DataFrame]: return {'baselines': self.table.rename_axis('rule').reset_index()}
 
-    def words(self)->list[str]: return [compare_baselines(self.study.metrics, self.table)]
+    def words(self)->list[str]:
+        lacking = ''
+        if self.lacking: lacking = ' No quality factor was tried: too few training photographs could be measured.'
+        return [compare_baselines(self.study.metrics, self.table) + lacking]
 
     def values(self)->dict[str, Any]:
         rules = self.table[list(BASELINE_METRICS)] # the difference is said in words

@@ -25,7 +25,7 @@ from ..core.errors import AuditError, ReportError, TableError
 from ..core.files import write_whole
 from ..core.html import as_jpeg, render_page
 from ..core.output_folder import output_folder
-from ..core.text import counted
+from ..core.text import counted, listed
 from ..data.csv_files import read_words
 from ..evaluation.predictions import classes_of_predictions, prediction_table, probabilities, scored_part
 from ..evaluation.reading import read_predictions
@@ -147,12 +147,14 @@ class Review(NamedTuple):
 # %% ../../nbs/10_errors/01_label_issues.ipynb #59902388
 def describe_contradictions(
     predictions:pd.DataFrame, # prediction table: the scored part
-)->str: # two sentences
+)->str: # two or three sentences
     "Say how many labels are contradicted, and what that means."
-    seems = seeming(predictions)
-    n = ((seems != predictions.label) & (seems != '')).sum()
+    seems, counts = seeming(predictions), predictions.label.value_counts()
+    n, few = ((seems != predictions.label) & (seems != '')).sum(), counts.index[counts < 5]
     if not n:
-        return (f'None of {len(seems):,} labels is contradicted. '
+        unknown = ''
+        if len(few): unknown = f" But what is usual of {listed(few)} can't be judged from fewer than five photographs."
+        return (f'None of {len(seems):,} labels is contradicted.{unknown} '
                 'The order below still shows where a second look is worth most.')
     return (f'{counted(n, "label")} of {len(seems):,} {"is" if n == 1 else "are"} contradicted: the photograph looks '
             'as much like another class as that class usually does. Some of these labels may be wrong, some of the '

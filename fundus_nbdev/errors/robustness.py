@@ -23,9 +23,10 @@ from pandas import DataFrame, Series, concat
 from ..core.errors import PhotoError, ReportError
 from ..core.html import Section, section
 from ..core.parallel import map_threads
+from ..core.text import counted
 from ..data.photo_table import order_classes
 from .mistakes import balanced_draw
-from ..evaluation.bootstrap import mean_interval
+from ..evaluation.bootstrap import largest_error_rate, mean_interval
 from ..evaluation.curve_figures import class_style
 from .study import Networks
 from .places import read_field
@@ -267,29 +268,33 @@ def describe_degradation(
     "Say which degradations break a right answer, and which are not noticed."
     mine = points[points.label == good]
     blind, says = mine[mine.breaks.isna()], []
+    if good and not len(mine):
+        return [f'Which degradations would be noticed can not be judged: no photograph {good} was answered rightly.']
     first = mine.dropna(subset=['breaks']).sort_values('breaks')
     if len(blind):
         kinds = [f'{row.kind.replace("_", " ")} leaves {100 * row.at_worst:.0f} %' for row in blind.itertuples()]
-        says.append(f'Not noticed: even at its worst, {", ".join(kinds)} of rightly passed photographs {good}. '
-                    'Such photographs would be passed.')
+        says.append(f'Not noticed: even at its worst, {", ".join(kinds)} of {mine.n.max()} rightly passed photographs '
+                    f'{good}. Such photographs would be passed.')
     elif len(mine):
-        says.append('Every kind of degradation is noticed: at its worst, fewer than half of the photographs are still '
-                    f'called {good}.')
+        says.append('Every kind of degradation is noticed: at its worst, fewer than half of '
+                    f'{counted(mine.n.max(), "photograph")} are still called {good}.')
     if len(first):
         kinds = [kind.replace('_', ' ') for kind in first.kind]
         says.append(f'{good} breaks first under {kinds[0]} (at severity {first.breaks.iloc[0]:.2f} half of the answers '
                     f'are gone), last under {kinds[-1]} ({first.breaks.iloc[-1]:.2f}).')
+    if mine.n.max() < 10: says.append(f'That is {counted(mine.n.max(), "photograph")}: too few to rely on.')
     return says
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #585ef83e
 def describe_changes(
     table:DataFrame, # of `stability_table`
-)->str: # a sentence
+)->str: # one or two sentences
     "Say which changes that should not matter move an answer."
-    moved = limits(table).query('breaks != ""')
+    moved, n = limits(table).query('breaks != ""'), table.n.min()
     if not len(moved):
+        fits = f' So few leave open that up to {100 * largest_error_rate(n):.0f} % would.' if n < 60 else ''
         return ('No change that should not matter (size, shape, compression, mirror, small turns, brightness) moves '
-                'more than 5 of 100 answers, as far as was tried.')
+                f'more than 5 of 100 answers, as far as was tried, on {counted(n, "photograph")}.{fits}')
     said = [f'{name}: {row.breaks} ({100 * (1 - row.same):.0f} % of answers change)' for name, row in moved.iterrows()]
     return f'Changes that should not matter, and do: {"; ".join(said)}.'
 
@@ -309,7 +314,7 @@ class Robustness(Section):
             progress = study.progress.counter('Degrading and changing photographs')
             self.stability = measure_stability(
                 study.part, study.network, study.n_stability, study.recipe.seed, progress)
-        self.shown = self.stability is not None
+        self.shown = bool(study.is_fundus and study.n_stability)
 
     def tables(self)->dict[str, DataFrame]:
         if not self.stability: return {}
@@ -320,5 +325,6 @@ class Robustness(Section):
         return {'degradation': plot_degradation(self.stability.curves, classes=self.study.classes)}
 
     def words(self)->list[str]:
-        if not self.stability: return []
+        if not self.stability:
+            return ['No photograph was answered rightly: what breaks a right answer can not be judged.']
         return [*describe_degradation(self.stability.points, self.study.good), describe_changes(self.stability.table)]

@@ -164,7 +164,7 @@ def describe_inside(
         part = select_location(found, 'all', kind)
         if part.value.isna().all(): continue
         row, sure = part.loc['inside'], ''
-        if row.low <= 0 <= row.high: sure = ', no difference'
+        if row.low <= 0 <= row.high: sure = ', no clear difference'
         if np.isnan(row.low): sure = ', too few for an interval'
         said.append(f'{100 * row.value:.0f} % on {kind} answers (chance {100 * row.chance:.0f} %{sure})')
     if not said: return 'All maps are flat: they show no place.'
@@ -183,7 +183,7 @@ def describe_places(
     said = [f'{PLACE_DESCRIPTIONS[str(name)][int(row.over > 0)]} '
             f'(rank correlation {row.value:+.2f}, chance {row.chance:+.2f})'.replace('-', '−')
             for name, row in sure.iterrows()]
-    places = listed(said) or 'places of every quality, no more at one than by chance'
+    places = listed(said) or 'places of every quality, at none clearly more than by chance'
     return f'Where it answers {answer} and is {kind}, it looks at {places}.'
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #3f7669e7
@@ -192,7 +192,12 @@ def describe_location(
 )->list[str]: # sentences
     "Say where the network looks."
     keys = [key for key in dict.fromkeys(zip(found.answer, found.kind)) if key[0] != 'all']
-    return [describe_inside(found), *filter(None, (describe_places(found, *key) for key in keys))]
+    said = {f'{answer} ({kind})': describe_places(found, answer, kind) for answer, kind in keys}
+    words = [describe_inside(found), *filter(None, said.values())]
+    few = [name for name, sentence in said.items() if not sentence]
+    if few and found.value.notna().any():
+        words.append(f"In what kind of place it looks can't be judged for the answers {listed(few)}: too few maps.")
+    return words
 
 # %% ../../nbs/10_errors/06_saliency_location.ipynb #70618192
 def location_cell(

@@ -6,8 +6,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/10_errors/slices.html.md"""
 
 # %% auto #0
 __all__ = ['FACTOR_COLUMNS', 'SLICE_COLUMNS', 'stratified_auc', 'measured_part', 'compare_answers', 'Rule', 'grow_rules',
-           'halves', 'check_rule', 'find_slices', 'Causes', 'find_causes', 'describe_factor', 'describe_causes',
-           'Slices']
+           'halves', 'check_rule', 'find_slices', 'Causes', 'find_causes', 'describe_factor', 'why_not_told',
+           'describe_factors', 'describe_slices', 'describe_causes', 'Slices']
 
 # %% ../../nbs/10_errors/08_slices.ipynb #49fc2450
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from ..evaluation.scores import auc_and_precision, rank
 from ..evaluation.confusion import ratio
 from ..evaluation.predictions import scored_part
 from ..audit.properties import WORDS
-from ..audit.univariate import rank_sum_p
+from ..audit.univariate import least_p, rank_sum_p
 
 # %% ../../nbs/10_errors/08_slices.ipynb #9012a83e
 def stratified_auc(
@@ -86,7 +86,9 @@ def compare_answers(
     table = table.rename(columns={'value': 'auc'}).assign(
         right=values[~wrong].median(), wrong=values[wrong].median(), n_wrong=wrong.sum(), p=p)
     table = table.assign(delta=2 * table.auc - 1, p_holm=holm(table.p))
-    return table[FACTOR_COLUMNS].sort_values('delta', key=abs, ascending=False, kind='stable')
+    compared = table[FACTOR_COLUMNS].sort_values('delta', key=abs, ascending=False, kind='stable')
+    compared.attrs['n_boot'] = len(resamples)
+    return compared
 
 # %% ../../nbs/10_errors/08_slices.ipynb #e15a2463
 class Rule(NamedTuple):
@@ -137,7 +139,7 @@ def halves(
 
 # %% ../../nbs/10_errors/08_slices.ipynb #eeb38cea
 SLICE_COLUMNS = [ # of `find_slices`
-    'rule', 'n', 'errors', 'error_inside', 'error_outside', 'difference', 'p', 'p_holm', 'holds']
+    'rule', 'n', 'errors', 'error_inside', 'error_outside', 'difference', 'p', 'least_p', 'p_holm', 'holds']
 
 # %% ../../nbs/10_errors/08_slices.ipynb #d066b114
 def check_rule(
@@ -145,13 +147,14 @@ def check_rule(
     factors:DataFrame, # a row a photograph
     wrong:ndarray, # is its answer wrong?, (n,), bool
     patients:Series, # of each photograph
-)->list|None: # the first of `SLICE_COLUMNS`, up to p; None where all photographs lie on one side
+)->list|None: # the first of `SLICE_COLUMNS`, up to least_p; None where all photographs lie on one side
     "Compare the error rate inside a rule with that outside."
     inside = rule.holds(factors)
     if not inside.any() or inside.all(): return None
     rates = wrong[inside].mean(), wrong[~inside].mean()
     p = rank_sum_p(wrong.astype(float), inside, patients.to_numpy())
-    return [str(rule), inside.sum(), wrong[inside].sum(), *rates, rates[0] - rates[1], p]
+    least = least_p(inside, patients.to_numpy())
+    return [str(rule), inside.sum(), wrong[inside].sum(), *rates, rates[0] - rates[1], p, least]
 
 # %% ../../nbs/10_errors/08_slices.ipynb #283508fb
 def find_slices(
@@ -202,28 +205,66 @@ def describe_factor(
     "Say how much of a factor wrong answers have."
     words = WORDS.get(name, (f'low {name}', f'high {name}'))[int(row.delta > 0)]
     low, high = 2 * row.low - 1, 2 * row.high - 1
-    return f'{words} (δ {row.delta:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})'.replace('-', '−')
+    interval = f', 95 % interval {low:+.2f} to {high:+.2f}' if low < high else ''
+    return f'{words} (δ {row.delta:+.2f}{interval})'.replace('-', '−')
+
+# %% ../../nbs/10_errors/08_slices.ipynb #1eb0d70b
+def why_not_told(
+    causes:Causes, # of `find_causes`
+)->str: # the rest of a sentence after "because"; '' where it can be told
+    "Say why nothing can be said of factors."
+    rows, n_boot = causes.factors, causes.factors.attrs.get('n_boot', 0)
+    if not len(rows): return 'no answer is right'
+    if rows.auc.isna().all(): return 'no class has right and wrong answers'
+    if not n_boot: return 'no resamples were drawn'
+    if rows.p.isna().all(): return f'the {causes.wrong} mistakes are of fewer than five patients'
+    if rows.p.notna().sum() >= .05 * (1 + n_boot): return f'{n_boot} resamples are too few for {len(rows)} factors'
+    return ''
+
+# %% ../../nbs/10_errors/08_slices.ipynb #7b145870
+def describe_factors(
+    causes:Causes, # of `find_causes`, of five mistakes or more
+)->str: # one sentence
+    "Say in which factors wrong answers differ from right ones."
+    differing, known = causes.factors[causes.factors.p_holm < .05], causes.factors.dropna(subset=['delta'])
+    found = '; '.join(describe_factor(name, row) for name, row in differing.iterrows())
+    if found:
+        return f'Compared with right answers of the same class, photographs that were answered wrongly have: {found}.'
+    hint = ''.join(f'; the strongest hint is {describe_factor(name, row)}' for name, row in known.head(1).iterrows())
+    if why := why_not_told(causes):
+        return ("Whether photographs of wrong answers differ from those of right ones can't be judged, "
+                f'because {why}{hint}.')
+    return (f'In no quality factor do the photographs of the {causes.wrong} wrong answers differ from right ones of '
+            f'the same class beyond chance{hint}.')
+
+# %% ../../nbs/10_errors/08_slices.ipynb #0d816a42
+def describe_slices(
+    slices:DataFrame, # of `find_slices`
+)->list[str]: # sentences
+    "Say where mistakes pile up."
+    said = [f'Where {row.rule}, {row.errors} of {row.n} answers were wrong ({100 * row.error_inside:.0f} %), elsewhere '
+            f'{100 * row.error_outside:.0f} %: found on one half of the patients, and '
+            for row in slices.itertuples()]
+    held = [f'{words}confirmed on the other.' for words, holds in zip(said, slices.holds) if holds]
+    if held: return held
+    if not len(slices):
+        return ['Whether mistakes pile up in some slice of the data can not be judged: with so few, no rule was found '
+                'on one half of the patients that the other half could confirm.']
+    if (slices.least_p * len(slices) >= .05).all():
+        return [f"Whether mistakes pile up in some slice of the data can't be judged. {said[0]}the other half has too "
+                'few to confirm it.']
+    return ['No slice of the data, as rules on quality factors draw them, has a higher error rate that is confirmed on '
+            'other patients.']
 
 # %% ../../nbs/10_errors/08_slices.ipynb #bdcc77e1
 def describe_causes(
     causes:Causes, # of `find_causes`
 )->list[str]: # sentences
-    "Say what wrong answers have in common, or that nothing was found."
+    "Say what wrong answers have in common, that nothing was found, or that this can't be judged."
     if causes.wrong < 5:
         return [f'With {counted(causes.wrong, "mistake")} in {counted(causes.n, "photograph")}, causes can not be told '
                 'from chance.']
-    differing = causes.factors[causes.factors.p_holm < .05]
-    found = '; '.join(describe_factor(name, row) for name, row in differing.iterrows())
-    first = f'Compared with right answers of the same class, photographs that were answered wrongly have: {found}.'
-    if not found:
-        first = (f'In no quality factor do the photographs of the {causes.wrong} wrong answers differ from right ones '
-                 'of the same class beyond chance.')
-    rules = [f'Where {row.rule}, {row.errors} of {row.n} answers were wrong ({100 * row.error_inside:.0f} %), '
-             f'elsewhere {100 * row.error_outside:.0f} %: found on one half of the patients, and confirmed on the '
-             'other.'
-             for row in causes.slices[causes.slices.holds].itertuples()]
-    return [first, *(rules or ['No slice of the data, as rules on quality factors draw them, has a higher error rate '
-                               'that is confirmed on other patients.'])]
+    return [describe_factors(causes), *describe_slices(causes.slices)]
 
 # %% ../../nbs/10_errors/08_slices.ipynb #6662eb21
 @section('slices')

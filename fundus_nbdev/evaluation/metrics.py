@@ -178,11 +178,13 @@ def format_interval(
     low:float=np.nan, # lower end of its interval
     high:float=np.nan, # upper end
     digits:int=2, # after the point
-)->str: # such as '0.91 (0.87–0.94)'
+    signed:bool=False, # with its sign, as a difference is written?
+)->str: # such as '0.91 (0.87–0.94)', '+0.02 (-0.01 to +0.05)'
     "Write a value with its interval as text; a dash where it is undefined."
     if np.isnan(value): return '–'
-    if np.isnan(low): return f'{value:.{digits}f}'
-    return f'{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})'
+    sign, between = ('+', ' to ') if signed else ('', '–')
+    first, *ends = (f'{number:{sign}.{digits}f}' for number in (value, low, high))
+    return first if np.isnan(low) else f'{first} ({between.join(ends)})'
 
 # %% ../../nbs/06_evaluation/07_metrics.ipynb #2b21809b
 def classes_of_metrics(

@@ -6,9 +6,9 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/06_evaluation/predictions.html
 
 # %% auto #0
 __all__ = ['NOT_TO_FIT_ON', 'probability_columns', 'classes_of_predictions', 'probabilities', 'describe_photos', 'name_rows',
-           'column_problems', 'as_numbers', 'probability_problems', 'answer_problems', 'pred_problems', 'row_problems',
-           'prediction_problems', 'check_predictions', 'prediction_table', 'scored_part', 'fitting_part',
-           'save_predictions']
+           'column_problems', 'as_numbers', 'sum_tolerance', 'probability_problems', 'answer_problems', 'pred_problems',
+           'row_problems', 'prediction_problems', 'check_predictions', 'prediction_table', 'scored_part',
+           'fitting_part', 'save_predictions']
 
 # %% ../../nbs/06_evaluation/01_predictions.ipynb #99fcd719
 from pathlib import Path
@@ -20,6 +20,7 @@ import pandas as pd
 from ..core.errors import PredictionError
 from ..core.files import write_whole
 from ..core.text import counted
+from ..data.photo_table import near_equal
 
 # %% ../../nbs/06_evaluation/01_predictions.ipynb #54a43fd8
 def probability_columns(
@@ -83,6 +84,8 @@ def column_problems(
     if len(classes) < 2:
         lines.append(f'columns p_<class>: found {len(classes)} ({", ".join(classes) or "none"}); '
                      'expected one for each of two or more classes, such as p_Good')
+    lines += [f'columns p_{" and p_".join(names)}: classes that differ in their spelling only; make one column of them'
+              for names in near_equal(classes)]
     twice = predictions.columns[predictions.columns.duplicated()].unique()
     return lines + [f'column {c}: there more than once; keep one' for c in twice]
 
@@ -95,6 +98,14 @@ def as_numbers(
     try: return values.astype(float)
     except (TypeError, ValueError): return values.apply(pd.to_numeric, errors='coerce')
 
+# %% ../../nbs/06_evaluation/01_predictions.ipynb #492b155f
+def sum_tolerance(
+    values:np.ndarray, # probabilities, (n_photos, n_classes)
+)->float: # for two digits after the point or more
+    "Return how far rounding may move the sum of a row from 1."
+    digits = 2 if np.allclose(values, values.round(2), rtol=0, atol=1e-9) else 3
+    return max(.002, .5 * 10**-digits * values.shape[1]) + 1e-9
+
 # %% ../../nbs/06_evaluation/01_predictions.ipynb #6379ad16
 def probability_problems(
     predictions:pd.DataFrame, # prediction table
@@ -106,11 +117,10 @@ def probability_problems(
     wrong = ~((values >= 0) & (values <= 1)) # text, NaN, infinite, negative or above one
     for c, rows in zip(numbers, wrong.T): lines += name_rows(predictions, rows, c, 'expected a number from 0 to 1')
     sums, total = values.sum(1), ' + '.join(numbers)
-    tolerance = max(.002, .0005 * values.shape[1]) # half a thousandth for each of many classes
-    off = (abs(sums - 1) > tolerance) & ~wrong.any(1)
+    off = (abs(sums - 1) > sum_tolerance(values)) & ~wrong.any(1)
     if not off.any(): return lines
     shown = predictions.assign(**{total: sums.round(4)})
-    return lines + name_rows(shown, off, total, 'expected a sum of 1 (apply softmax to logits)')
+    return lines + name_rows(shown, off, total, 'expected a sum of 1')
 
 # %% ../../nbs/06_evaluation/01_predictions.ipynb #ec3bf5a5
 def answer_problems(

@@ -141,7 +141,7 @@ def layer_macs(
 def has_row(
     module:nn.Module, # a part of `model`
     model:nn.Module, # the network
-)->bool:
+)->bool: # False: it only holds other parts
     "Tell whether a part does anything of its own."
     if type(module) in (nn.Sequential, nn.Identity): return False
     return module is not model or not list(module.children()) or bool(list(module.parameters(recurse=False)))

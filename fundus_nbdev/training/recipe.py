@@ -6,9 +6,9 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/recipe.html.md"""
 
 # %% auto #0
 __all__ = ['Count', 'Amount', 'Share', 'Part', 'REGISTRIES', 'RECIPES', 'DataRecipe', 'ModelRecipe', 'TrainingRecipe', 'Recipe',
-           'find_registry', 'find_conflicts', 'make_recipe', 'recipe_values', 'to_toml', 'recipe_settings',
-           'flat_settings', 'read_toml', 'read_recipe', 'recipe_names', 'recipe_file', 'find_recipe', 'change_values',
-           'override']
+           'find_registry', 'unused_settings', 'find_conflicts', 'make_recipe', 'recipe_values', 'to_toml',
+           'recipe_settings', 'flat_settings', 'read_toml', 'read_recipe', 'recipe_names', 'recipe_file', 'find_recipe',
+           'change_values', 'override']
 
 # %% ../../nbs/07_training/16_recipe.ipynb #8fad0fb9
 from collections.abc import Iterable
@@ -149,6 +149,19 @@ def _build(cls:type, values:dict, prefix:str='')->Any:
         if prefix + key in REGISTRIES: _check_registered(prefix + key, built[key], getattr(cls, key))
     return cls(**built)
 
+# %% ../../nbs/07_training/16_recipe.ipynb #0ce2e98d
+def unused_settings(
+    training:TrainingRecipe, # every setting right by itself
+)->Iterable[str]: # in words
+    "Say which settings were asked for that the loss doesn't use."
+    if training.loss == TrainingRecipe.loss: return
+    from fundus_nbdev.training.losses import loss_settings
+    used = loss_settings(training.loss)
+    for name in ('class_weights', 'label_smoothing', 'focal'):
+        value = getattr(training, name)
+        if value and value != getattr(TrainingRecipe, name) and name not in used:
+            yield f'training.{name} = {value:g}: the loss {training.loss} does not use it. Expected 0, or another loss.'
+
 # %% ../../nbs/07_training/16_recipe.ipynb #1c5a85d7
 def find_conflicts(
     recipe:Recipe, # every setting right by itself
@@ -164,6 +177,7 @@ def find_conflicts(
     if not data.valid and (training.keep == 'best' or training.patience or training.schedule == 'plateau'):
         yield ('data.valid = 0: there is nothing to watch for training.keep = "best", training.patience or '
                'training.schedule = "plateau". Expected a share, such as 0.15.')
+    yield from unused_settings(training)
     if training.lr_lowest > training.lr:
         yield f'training.lr_lowest = {training.lr_lowest:g}: expected no more than training.lr = {training.lr:g}.'
     if not re.fullmatch(r'\w[\w.-]*', recipe.name):

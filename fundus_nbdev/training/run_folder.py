@@ -138,7 +138,7 @@ def begin_run(
 def name_run_in_errors(
     folder:Path, # of the run
     say:Callable[[str], None], # told the message too, for the log
-)->Iterator[None]:
+)->Iterator[None]: # a block
     "Add the run folder, and how to go on, to an error that ends a training."
     go_on = f'Go on: {command_to_resume(folder)}'
     ways = {TrainingError: f'History and checkpoints up to there are in {folder}.', DiskError: go_on,

@@ -138,7 +138,7 @@ def measure_confidence(
     trained, calibrated = (pd.concat(test_parts(each), ignore_index=True) for each in (tables, calm))
     both = {'as trained': trained, 'calibrated': calibrated}
     return Confidence(
-        trained, calibrated, calibrations, {name: error_table(part, max(n_boot, 1)) for name, part in both.items()},
+        trained, calibrated, calibrations, {name: error_table(part, n_boot or 2000) for name, part in both.items()},
         threshold=measure_threshold(calm, n_boot),
         abstention=fit_and_score(calm, fit_selective, Selective.answers, score_selective, n_boot),
         conformal=fit_and_score(calm, fit_conformal, Conformal.sets, score_sets, n_boot), why=why)
@@ -157,7 +157,8 @@ def as_per_cent(
     "Write a share with its interval."
     value, low, high = 100 * row
     if np.isnan(value): return 'an unknown share'
-    return f'{value:.0f} %' + ('' if np.isnan(low) else f' ({low:.0f}–{high:.0f})')
+    if low == high: return f'{value:.0f} % (no resample differs, so there is no interval)'
+    return f'{value:.0f} %' + (f' ({low:.0f}–{high:.0f})' if low < high else '')
 
 # %% ../../nbs/11_use/04_confidence.ipynb #325af076
 def describe_calibration(
@@ -166,7 +167,7 @@ def describe_calibration(
     "Say how far off the stated confidence is, before and after."
     before, after = (table.value for table in sure.errors.values())
     exact, exact_after = (format_interval(*table.loc['if_calibrated']) for table in sure.errors.values())
-    verdict = 'more than chance explains' if before['p_value'] < .05 else 'no more than chance explains'
+    verdict = 'more than chance explains' if before['p_value'] < .05 else 'not clearly more than chance would show'
     says = (f'As trained, the stated confidence shows a calibration error of {before["ece"]:.2f}; a network whose '
             f'probabilities are exact would show {exact} on so few photographs, so this is {verdict}. ')
     if sure.why: return says + f'No temperature could be fitted: {sure.why}.'

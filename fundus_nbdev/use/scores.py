@@ -20,7 +20,7 @@ from ..errors.baselines import metric_words
 from ..evaluation.curve_figures import plot_precision_recall, plot_roc
 from ..evaluation.confusion import confusion, plot_confusion
 from ..evaluation.metrics import METRICS, format_interval
-from .narrative import describe_intervals
+from .narrative import describe_intervals, describe_points
 
 # %% ../../nbs/11_use/03_scores.ipynb #f954260e
 def tile_words(
@@ -137,7 +137,9 @@ class Scores(Section):
         return {'confusion': plot_confusion(part), 'roc': plot_roc(part, metrics=metrics),
                 'precision_recall': plot_precision_recall(part, metrics=metrics)}
 
-    def words(self)->list[str]: return [describe_intervals(self.study.metrics)]
+    def words(self)->list[str]:
+        metrics, part = self.study.metrics, self.study.part
+        return [' '.join(filter(None, [describe_intervals(metrics), describe_points(metrics, part)]))]
 
     def values(self)->dict[str, Any]:
         metrics, part, classes = self.study.metrics, self.study.part, self.study.classes
