@@ -114,8 +114,8 @@ def plants(n=10):
 def real_plants():
     "The planted shortcuts in DRIMDB and EyeQ's sample, and the sets as they are."
     found = {}
-    for source in ('drimdb', 'eyeq_sample'):
-        table = read_table(Path(os.environ['FUNDUS_DATA'])/source)
+    for source, classes in {'drimdb': ['Good', 'Bad'], 'eyeq_sample': None}.items():
+        table = read_table(Path(os.environ['FUNDUS_DATA'])/source, classes)
         as_it_is = audit(table)
         found[source] = {'as it is': {row.property: [row.verdict, round(row.auc, 4)] for row in worst_pairs(as_it_is.shortcuts).itertuples() if row.verdict != 'no'}, 'pairs': as_it_is.pairs.kind.value_counts().to_dict()}
         for name, (change, given, properties) in PLANTS.items():

@@ -34,8 +34,8 @@ RESULTS, SIZES = Path(__file__).parent/'results', (1_000, 3_000, 10_000)
 
 def look(folder): # Eda
     "One set, as `fundus eda` sees it."
-    table = read_table(folder)
-    return look_at_data(group_near_duplicates(table) if table.attrs['layout'] == 'drimdb' else table)
+    if Path(folder).name != 'drimdb': return look_at_data(read_table(folder))
+    return look_at_data(group_near_duplicates(read_table(folder, classes=['Good', 'Bad'])))
 
 
 def words(eda): # dict

@@ -76,6 +76,7 @@ def tensorboard_callback(
         def after_batch(self):
             if self.training and self.train_iter % min(every, self.n_iter) == 0: super().after_batch()
         def after_epoch(self):
+            if not self.writer: return
             for name, value in (epoch_values(self.recorder) or {}).items(): # fastai fails without a validation part
                 if name != 'train_loss' and value is not None: self.writer.add_scalar(name, value, self.train_iter)
         def restore(self):
