@@ -308,7 +308,7 @@ def test_options_of_scoring(words, said, tmp_path):
 
 def test_unknown_patients_are_mentioned(tmp_path):
     code, text = fundus_evaluate(write(tmp_path, TABLE[['path', 'label', 'p_Good', 'p_Usable', 'p_Reject']]))
-    assert code == 0 and 'Scored: every row of the file, 80 photographs.\nNo column patient: each photograph counts as a patient of its own.' in text
+    assert code == 0 and 'Scored: every row of the file, 80 photographs.\nNo patients are known: each photograph counts as a patient of its own.' in text
 
 
 @pytest.mark.parametrize('words, said', [

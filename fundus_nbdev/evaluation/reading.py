@@ -293,7 +293,7 @@ def reading_hints(
     predictions:pd.DataFrame, # a table that failed the check, numbers as the file has them
     values:str='probabilities', # how it was read
     negative:str|None=None, # of two classes the one without a column, where it was given
-    understood:dict[str, str]|None=None, # names in the file → names here, of columns whose meaning nobody said
+    doubted:dict[str, str]|None=None, # names in the file → names here, of columns that may have been misunderstood
 )->list[str]: # one line for each option
     "Suggest options of `read_predictions` that a table asks for."
     given, answers = classes_of_predictions(predictions), {*predictions.get('label', ()), *predictions.get('pred', ())}
@@ -303,7 +303,7 @@ def reading_hints(
         hints.append("columns={'image': 'path', 'prob_good': 'p_Good'} if these columns have other names")
     if strange and given: hints.append(label_hint(given, sorted(map(str, strange))))
     if len(classes) == 1: hints.append("negative='Good' (the class without a column) if there are two classes")
-    for name, role in (understood or {}).items():
+    for name, role in (doubted or {}).items():
         hints.append(f"columns={{'{name}': 'their_{name}'}} if {name} is not what is called {role} here")
     return hints + value_hints(predictions, values)
 
@@ -327,9 +327,9 @@ def read_predictions(
     try:
         read = check_predictions(complete_columns(as_probabilities(table, values, negative)), 'label' in table)
     except PredictionError as error:
-        hints = [f'Read it with {hint}.' for hint in reading_hints(table, values, negative, understood)]
-        said = f'{path}, where row 0 follows the line of names: {error}'
-        raise PredictionError('\n'.join([said, *hints])) from None
+        doubted = {name: role for name, role in understood.items() if f'{role}:' in str(error)}
+        hints = [f'Read it with {hint}.' for hint in reading_hints(table, values, negative, doubted)]
+        raise PredictionError('\n'.join([f'{path}, where row 0 follows the line of names: {error}', *hints])) from None
     if understood: say(f'{Path(path).name}: {describe_columns(understood)}.')
     for note in read.attrs.pop('notes', []): say(f'{Path(path).name}: {note}.')
     if values == 'scores': say(f'{Path(path).name}: {describe_sums(table)}')
