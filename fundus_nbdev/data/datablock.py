@@ -60,8 +60,8 @@ class CropPhoto(Transform):
 
     def batch(self, paths:Series)->np.ndarray: # uint8 RGB, (B,size,size,3)
         "Read many photographs, at once where all of them are in the cache."
-        places = [self.place.get(path) for path in paths]
-        if self.pixels is None or None in places: return np.stack([self.square(path) for path in paths])
+        places = np.array([self.place.get(path, -1) for path in paths])
+        if self.pixels is None or (places < 0).any(): return np.stack([self.square(path) for path in paths])
         return self.pixels.array[self.pixels.rows[places]]
 
     def encodes(self, photo:Photo|Series):
