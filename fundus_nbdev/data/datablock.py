@@ -17,8 +17,8 @@ from typing import get_args
 import fastai.vision.data # noqa: F401 # shows pictures in show_batch and show_results
 import numpy as np
 import torch
-from fastai.basics import (Categorize, ColReader, DataBlock, DataLoaders, IntToFloatTensor, Normalize, TensorCategory,
-    TensorImage, TfmdDL, ToTensor, TransformBlock)
+from fastai.basics import (Categorize, ColReader, DataBlock, DataLoaders, Datasets, IntToFloatTensor, L, Normalize,
+    TensorCategory, TensorImage, TfmdDL, ToTensor, TransformBlock)
 from fasttransform import Transform
 from pandas import DataFrame, Series
 
@@ -120,6 +120,8 @@ class PixelLoader(TfmdDL):
 
     def new(self, dataset=None, cls=None, **kwargs):
         own = {'draw': self.draw, 'seed': self.seed} if dataset is None or dataset is self.dataset else {}
+        if isinstance(dataset, Datasets) and not len(dataset): # of an export, which needs no list of the parts
+            for part in dataset.tls: part.splits = L([], [])
         return super().new(dataset, cls, **own | kwargs)
 
     def __len__(self): return -(-self.n // self.bs)
