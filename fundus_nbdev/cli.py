@@ -313,8 +313,8 @@ def describe_scored(table, metrics, scoring): # sentences
         yield (f'{counted(table["fold"].nunique(), "network")} of cross-validation: the AUCs rank their scores '
                'together, which makes them a little too low; between files, AUCs are compared within folds.')
     if strangers:
-        yield ('No column patient: each photograph counts as a patient of its own. '
-               'If a column names the patients, add --column patient=ITS_NAME.')
+        yield ('No patients are known: each photograph counts as a patient of its own. '
+               'If a column names them, add --column patient=ITS_NAME.')
 
 
 def print_metrics(table, metrics, scoring): # prints

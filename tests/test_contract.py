@@ -168,7 +168,7 @@ def test_looking_at_neurons_leaves_no_trace(name):
     before = traces(model, x)
     layer_activations(model, x, layer)
     top_photos(model, [x, x], layer, [0, 1])
-    for wrong in ({'x': x * float('nan')}, {'x': x[0]}, {'layer': 'nowhere'}):
+    for wrong in ({'x': x * float('nan')}, {'x': x[0, 0]}, {'layer': 'nowhere'}):
         with pytest.raises(ExplainError): layer_activations(**{'model': model, 'x': x, 'layer': layer, **wrong})
     with pytest.raises(ExplainError): top_photos(model, [x], layer, 10**6)
     assert not changes(before, traces(model, x))

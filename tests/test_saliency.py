@@ -289,7 +289,7 @@ def alike(a, b): # (B,…) each
 def test_wrong_photos_and_classes_are_refused(method):
     model, x = network('squeezenet1_1'), photos().clone().requires_grad_()
     before = state(model, x)
-    for wrong in (x[0], x.byte(), x[:, :1], x * float('nan')):
+    for wrong in (x[0, 0], x.byte(), x[:, :1], x * float('nan')):
         with pytest.raises(ExplainError): explain(method, model, wrong, 0)
     with pytest.raises(ExplainError, match='expected 0 to 4'): explain(method, model, x, 5)
     assert state(model, x) == before

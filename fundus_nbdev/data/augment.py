@@ -92,4 +92,6 @@ class DegradePhotos(ItemTransform):
         bad:int, # class number of a degraded photograph
     ): self.kinds, self.share, self.bad = kinds, share, bad
 
-    def encodes(self, batch): return degrade_photos(*batch, self.kinds, self.share, self.bad)
+    def encodes(self, batch):
+        photos, codes = batch
+        return degrade_photos(photos, codes, self.kinds, self.share, self.bad)

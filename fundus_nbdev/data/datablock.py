@@ -17,8 +17,8 @@ from typing import get_args
 import fastai.vision.data # noqa: F401 # shows pictures in show_batch and show_results
 import numpy as np
 import torch
-from fastai.basics import (Categorize, ColReader, DataBlock, DataLoaders, IntToFloatTensor, Normalize, TensorCategory,
-    TensorImage, TfmdDL, ToTensor, TransformBlock)
+from fastai.basics import (Categorize, ColReader, DataBlock, DataLoaders, Datasets, IntToFloatTensor, L, Normalize,
+    TensorCategory, TensorImage, TfmdDL, ToTensor, TransformBlock)
 from fasttransform import Transform
 from pandas import DataFrame, Series
 
@@ -60,8 +60,8 @@ class CropPhoto(Transform):
 
     def batch(self, paths:Series)->np.ndarray: # uint8 RGB, (B,size,size,3)
         "Read many photographs, at once where all of them are in the cache."
-        places = [self.place.get(path) for path in paths]
-        if self.pixels is None or None in places: return np.stack([self.square(path) for path in paths])
+        places = np.array([self.place.get(path, -1) for path in paths])
+        if self.pixels is None or (places < 0).any(): return np.stack([self.square(path) for path in paths])
         return self.pixels.array[self.pixels.rows[places]]
 
     def encodes(self, photo:Photo|Series):
@@ -120,6 +120,8 @@ class PixelLoader(TfmdDL):
 
     def new(self, dataset=None, cls=None, **kwargs):
         own = {'draw': self.draw, 'seed': self.seed} if dataset is None or dataset is self.dataset else {}
+        if isinstance(dataset, Datasets) and not len(dataset): # of an export, which needs no list of the parts
+            for part in dataset.tls: part.splits = L([], [])
         return super().new(dataset, cls, **own | kwargs)
 
     def __len__(self): return -(-self.n // self.bs)

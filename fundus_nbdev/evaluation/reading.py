@@ -8,7 +8,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/06_evaluation/reading.html.md"
 __all__ = ['CONTRACT_COLUMNS', 'PREDICTION_ROLES', 'VALUES', 'in_contract', 'find_columns', 'unclear_columns', 'describe_columns',
            'find_separator', 'check_rows', 'read_text_columns', 'parse_numbers', 'parse_columns', 'name_classes',
            'are_probabilities', 'divide_by_sum', 'describe_sums', 'as_probabilities', 'patients_in_names',
-           'check_patients', 'complete_columns', 'label_hint', 'value_hints', 'reading_hints', 'read_predictions']
+           'complete_columns', 'label_hint', 'value_hints', 'reading_hints', 'read_predictions']
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #6fafe77a
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from ..core.text import counted, listed
 from ..data.csv_files import ROLES, find_roles, part_of
 from ..data.folders import guess_patients
 from ..data.photo_table import near_equal
+from ..data.table import complete_patients
 from .predictions import check_predictions, classes_of_predictions, sum_tolerance
 from .predictions import as_numbers, name_rows, probability_columns
 
@@ -242,25 +243,13 @@ def patients_in_names(
     names = guess_patients(list(paths), Path())
     return names if len(set(names)) < len(names) else list(paths)
 
-# %% ../../nbs/06_evaluation/02_reading.ipynb #94168cd3
-def check_patients(
-    predictions:pd.DataFrame, # with a column patient, if the file has one
-)->None:
-    "Raise a `PredictionError` where several photographs share a patient whose name says that there is none."
-    if 'patient' not in predictions: return
-    patient = predictions['patient']
-    none = patient.str.lower().isin(['na', 'n/a', 'nan', 'none', 'null', 'unknown', '-', '?'])
-    if problems := name_rows(predictions, none & patient.duplicated(keep=False), 'patient',
-                             'expected the patients that are known; leave the column out where they are not'):
-        raise PredictionError('\n- '.join(['one person of several photographs without a name:', *problems]))
-
 # %% ../../nbs/06_evaluation/02_reading.ipynb #d79891aa
 def complete_columns(
     predictions:pd.DataFrame, # path and p_<class>… at least
-)->pd.DataFrame: # the same rows with patient and pred
+)->pd.DataFrame: # the same rows with patient and pred; attrs: notes, where a patient isn't known
     "Add patients from the names of the photographs, and `pred` as the class of highest probability."
-    if 'patient' not in predictions and 'path' in predictions:
-        predictions = predictions.assign(patient=patients_in_names(predictions['path']))
+    if {'path', 'patient'} <= set(predictions): predictions = complete_patients(predictions)
+    elif 'path' in predictions: predictions = predictions.assign(patient=patients_in_names(predictions['path']))
     classes = classes_of_predictions(predictions)
     if 'pred' in predictions or not classes: return predictions
     found = as_numbers(predictions).fillna(-np.inf).to_numpy(float)
@@ -304,7 +293,7 @@ def reading_hints(
     predictions:pd.DataFrame, # a table that failed the check, numbers as the file has them
     values:str='probabilities', # how it was read
     negative:str|None=None, # of two classes the one without a column, where it was given
-    understood:dict[str, str]|None=None, # names in the file → names here, of columns whose meaning nobody said
+    doubted:dict[str, str]|None=None, # names in the file → names here, of columns that may have been misunderstood
 )->list[str]: # one line for each option
     "Suggest options of `read_predictions` that a table asks for."
     given, answers = classes_of_predictions(predictions), {*predictions.get('label', ()), *predictions.get('pred', ())}
@@ -314,7 +303,7 @@ def reading_hints(
         hints.append("columns={'image': 'path', 'prob_good': 'p_Good'} if these columns have other names")
     if strange and given: hints.append(label_hint(given, sorted(map(str, strange))))
     if len(classes) == 1: hints.append("negative='Good' (the class without a column) if there are two classes")
-    for name, role in (understood or {}).items():
+    for name, role in (doubted or {}).items():
         hints.append(f"columns={{'{name}': 'their_{name}'}} if {name} is not what is called {role} here")
     return hints + value_hints(predictions, values)
 
@@ -336,12 +325,12 @@ def read_predictions(
     if labels: table = name_classes(table, labels)
     table = parse_columns(table, values, decimal, understood)
     try:
-        check_patients(table)
         read = check_predictions(complete_columns(as_probabilities(table, values, negative)), 'label' in table)
     except PredictionError as error:
-        hints = [f'Read it with {hint}.' for hint in reading_hints(table, values, negative, understood)]
-        said = f'{path}, where row 0 follows the line of names: {error}'
-        raise PredictionError('\n'.join([said, *hints])) from None
+        doubted = {name: role for name, role in understood.items() if f'{role}:' in str(error)}
+        hints = [f'Read it with {hint}.' for hint in reading_hints(table, values, negative, doubted)]
+        raise PredictionError('\n'.join([f'{path}, where row 0 follows the line of names: {error}', *hints])) from None
     if understood: say(f'{Path(path).name}: {describe_columns(understood)}.')
+    for note in read.attrs.pop('notes', []): say(f'{Path(path).name}: {note}.')
     if values == 'scores': say(f'{Path(path).name}: {describe_sums(table)}')
     return read

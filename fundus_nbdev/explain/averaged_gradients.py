@@ -56,8 +56,8 @@ def noisy_copies(
 # %% ../../nbs/08_explain/10_averaged_gradients.ipynb #47a6d3f7
 @saliency_method('smoothgrad')
 def smoothgrad(
-    model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
-    x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
+    model:nn.Module, # a network that answers with class scores (B,N), or a learner; exactly as before afterwards
+    x:Tensor, # photos, (B,channels,H,W), or one photo; float, normalised as in training
     classes:Classes=None, # None: the predicted class without noise; else as for `input_gradients`
     n:int=25, # noisy copies of each photo, 1 or more
     noise:float=.15, # standard deviation, as a share of each photo's range of values, 0 or more
@@ -67,9 +67,9 @@ def smoothgrad(
     "Return the mean gradient over noisy copies (Smilkov et al. 2017, https://arxiv.org/abs/1706.03825, section 3)."
     if n < 1 or noise < 0:
         raise ExplainError(f'found n={n}, noise={noise}; expected n of 1 or more and noise of 0 or more, such as .15')
-    with isolated(model, x) as photos:
-        chosen, _ = chosen_scores(model, photos, classes, bs)
-        return weighted_gradients(model, noisy_copies(photos, n, noise, seed), chosen, bs)
+    with isolated(model, x) as (network, photos):
+        chosen, _ = chosen_scores(network, photos, classes, bs)
+        return weighted_gradients(network, noisy_copies(photos, n, noise, seed), chosen, bs)
 
 # %% ../../nbs/08_explain/10_averaged_gradients.ipynb #463b3129
 PlacesAndWeights = tuple[np.ndarray, np.ndarray] # places 0…1 and their weights, (steps,), float64
@@ -117,8 +117,8 @@ def check_baseline(
 # %% ../../nbs/08_explain/10_averaged_gradients.ipynb #eadf60f3
 @saliency_method('integrated_gradients')
 def integrated_gradients(
-    model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
-    x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
+    model:nn.Module, # a network that answers with class scores (B,N), or a learner; exactly as before afterwards
+    x:Tensor, # photos, (B,channels,H,W), or one photo; float, normalised as in training
     classes:Classes=None, # None: each photo's predicted class; else as for `input_gradients`
     baseline:float|Tensor=0., # no evidence: a value, or a tensor that fits the photos; 0 is the mean, not black
     steps:int=50, # places on the way from baseline to photo, 1 or more
@@ -128,13 +128,13 @@ def integrated_gradients(
     "Return what each pixel added to a score on the way from a baseline (https://arxiv.org/abs/1703.01365, section 3)."
     if steps < 1: raise ExplainError(f'steps: found {steps}; expected 1 or more')
     places, weights = RULES.find(rule)(steps)
-    with isolated(model, x) as photos:
+    with isolated(model, x) as (network, photos):
         start = at_least_float32(check_baseline(baseline, photos))
         way = photos - start
         variants = ((weight, (start + place * way).to(photos.dtype))
                     for weight, place in zip(weights.tolist(), places.tolist()))
-        chosen, _ = chosen_scores(model, photos, classes, bs)
-        return way[:, None] * weighted_gradients(model, variants, chosen, bs)
+        chosen, _ = chosen_scores(network, photos, classes, bs)
+        return way[:, None] * weighted_gradients(network, variants, chosen, bs)
 
 # %% ../../nbs/08_explain/10_averaged_gradients.ipynb #ccf6673a
 def completeness_gap(
@@ -145,9 +145,9 @@ def completeness_gap(
     baseline:float|Tensor=0., # as it was explained
 )->Tensor: # (B,C), in units of the score; 0: complete
     "Return the sum of attributions less the difference of scores (Sundararajan et al. 2017, Proposition 1)."
-    with isolated(model, x) as photos:
-        chosen, scores = chosen_scores(model, photos, classes)
-        _, of_baseline = chosen_scores(model, check_baseline(baseline, photos).contiguous(), chosen)
+    with isolated(model, x) as (network, photos):
+        chosen, scores = chosen_scores(network, photos, classes)
+        _, of_baseline = chosen_scores(network, check_baseline(baseline, photos).contiguous(), chosen)
     if attributions.shape[:2] != chosen.shape:
         raise ExplainError(f'attributions: found shape {tuple(attributions.shape)}; '
                            f'expected {tuple(chosen.shape)} photos and classes first')

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ExplainError
 from .classes import Classes
+from .hooks import check_photo_batch
 
 # %% ../../nbs/08_explain/16_blind_explainers.ipynb #abd66993
 Explainer = Callable[..., Tensor]  # explain(model, x, classes=…) → maps, (B,C,h,w) or (B,C,channels,H,W)
@@ -46,7 +47,7 @@ def random_maps(
     classes:Classes=None, # only their number counts
 )->Tensor: # (B,C,H,W), 0 to 1
     "Draw noise: every pixel for itself, the same in each call."
-    generator = torch.Generator().manual_seed(0)
+    x, generator = check_photo_batch(x), torch.Generator().manual_seed(0)
     return torch.rand(len(x), count_maps(classes), *x.shape[-2:], generator=generator).to(x.device)
 
 # %% ../../nbs/08_explain/16_blind_explainers.ipynb #4358394a
@@ -57,7 +58,7 @@ def edge_maps(
 )->Tensor: # (B,C,H,W), 0 or more
     "Find edges of the photo: the magnitude of Sobel's gradient."
     sobel = torch.tensor([[-1., 0, 1], [-2, 0, 2], [-1, 0, 1]], device=x.device)
-    grey = nn.functional.pad(x.float().mean(1, keepdim=True), (1, 1, 1, 1), mode='replicate')
+    grey = nn.functional.pad(check_photo_batch(x).float().mean(1, keepdim=True), (1, 1, 1, 1), mode='replicate')
     edges = nn.functional.conv2d(grey, torch.stack([sobel, sobel.T])[:, None]).norm(dim=1, keepdim=True)
     return edges.expand(-1, count_maps(classes), -1, -1)
 
@@ -68,6 +69,7 @@ def centre_maps(
     classes:Classes=None, # only their number counts
 )->Tensor: # (B,C,H,W), 1 in the middle, 0 in the corners
     "Draw a hill in the middle of the photo, where most things are."
+    x = check_photo_batch(x)
     h, w = (torch.linspace(-1, 1, side, device=x.device) for side in x.shape[-2:])
     hill = 1 - (h[:, None] ** 2 + w ** 2).sqrt() / 2 ** .5
     return hill.expand(len(x), count_maps(classes), -1, -1)

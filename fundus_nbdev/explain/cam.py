@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..core.errors import ExplainError
 from ..core.registry import Registry
+from .classes import class_probabilities
 from .overlay import enlarged
 
 # %% ../../nbs/08_explain/06_cam.ipynb #bd5847c8
@@ -169,9 +170,9 @@ def sidu(
 )->Tensor: # (B,C,h,w), 0 or more
     "Compute SIDU (Muddamsetty et al. 2022, https://doi.org/10.1016/j.patcog.2022.108604, section 3)."
     maps = []
-    for photo, A, p, chosen in zip(look.photos, look.activations, look.scores.float().softmax(1), look.chosen):
+    for photo, A, p, chosen in zip(look.photos, look.activations, class_probabilities(look.scores), look.chosen):
         masks = (A > A.amax((1, 2), keepdim=True).clamp(min=0) / 2).float()
-        through = masked_scores(look.answer, photo, masks).softmax(1)                       # (K,N)
+        through = class_probabilities(masked_scores(look.answer, photo, masks))             # (K,N)
         similar = torch.exp(-(through - p)[:, chosen].square() / (2 * .25**2)) # .25 apart: not similar   (K,C)
         unique = torch.cdist(through, through, compute_mode='donot_use_mm_for_euclid_dist').sum(1)
         maps.append(torch.einsum('kc,khw->chw', similar * unique[:, None], masks) / len(masks))

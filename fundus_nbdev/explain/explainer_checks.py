@@ -24,6 +24,7 @@ from ..core.errors import ExplainError
 from .situations import SITUATIONS, Fuse, in_training, in_use, small_networks
 from .traces import brief, changes, contained, traces
 from .classes import check_scores
+from .hooks import network_of
 
 # %% ../../nbs/08_explain/22_explainer_checks.ipynb #19ef047b
 CHECKS = {
@@ -55,7 +56,7 @@ CHECKS = {
     'bfloat16': 'convert with .float() before leaving torch (NumPy has no bfloat16), and compute maps in float32',
     'float16': 'compute maps in float32; float16 ends at 65504',
     'wrong class': 'compare the classes with the width of the scores; an index of −1 is taken silently',
-    'wrong shape': 'ask for four dimensions; a convolution also takes (3,H,W), silently',
+    'wrong shape': 'take one photo (C,H,W) as a batch of one or refuse it; a convolution takes it as it is, silently',
     'NaN photos': 'ask whether the activations are finite before computing maps',
     'broken network': 'let the network’s own error through, and clean up in a finally',
 }  # check → how to mend it
@@ -155,6 +156,10 @@ def examine_answers(
         exam.note(check, where, deviation(call_explainer(exam, where, **question), part, exam.tolerance))
     compare('repeatable', 'a second call', answer)
     for i in range(len(x)): compare('photo by photo', f'photo {i} alone', answer[i:i + 1], x=x[i:i + 1])
+    where = 'a photo without its batch'
+    alone, one = (call_explainer(exam, where, x=part) for part in (x[0], x[:1]))
+    if isinstance(alone, Tensor) and isinstance(one, Tensor):
+        exam.note('wrong shape', where, deviation(alone, one, exam.tolerance))
     for i, c in enumerate(classes): compare('class by class', f'class {c} alone', answer[:, i:i + 1], classes=[c])
     photos = torch.arange(len(x))
     own = photos % len(classes)
@@ -220,7 +225,6 @@ def examine_refusals(
     holes, fuse = exam.x.clone(), Fuse('backward')
     holes[-1, :, ::2] = float('nan')
     for c in (exam.n_classes, -1): refuses('wrong class', f'class {c} of {exam.n_classes}', classes=[c])
-    refuses('wrong shape', 'a photo without its batch', x=exam.x[0])
     refuses('wrong shape', 'a channel too many', x=torch.cat([exam.x, exam.x[:, :1]], 1))
     refuses('NaN photos', 'NaN in the last photo', x=holes)
     refuses('broken network', 'an error in the forward pass', Fuse('forward'))
@@ -262,7 +266,9 @@ def check_explainer(
                            'give both, or neither for the small networks')
     if x is None: x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     notes:Notes = defaultdict(list)
-    for name, network in (small_networks() if model is None else {type(model).__name__: model}).items():
+    if model is None: networks = small_networks()
+    else: networks = {type(network_of(model)).__name__: network_of(model)}
+    for name, network in networks.items():
         n = class_count(network, x)
         exam = Exam(fn, name, network, x, sorted({0, n - 1}), n, tolerance, notes)
         answer = examine_answers(exam)

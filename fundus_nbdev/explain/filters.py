@@ -21,15 +21,16 @@ from torch import Tensor, nn
 
 from ..core.errors import ExplainError
 from .classes import check_finite
-from .hooks import forward, isolated
+from .hooks import forward, isolated, network_of
 from .layers import Layer, find_layer
 from .overlay import is_flat
 
 # %% ../../nbs/08_explain/14_filters.ipynb #0c319aac
 def first_filters(
-    model:nn.Module, # any network with a convolution
+    model:nn.Module, # any network with a convolution, or a learner
 )->Tensor: # (K,channels,h,w), float32, a copy
     "Return the weights of the first convolution."
+    model = network_of(model)
     for module in model.modules():
         if isinstance(module, nn.Conv2d): return module.weight.detach().float().clone()
     kinds = Counter(type(module).__name__ for module in model.modules() if not [*module.children()])
@@ -99,11 +100,12 @@ def sheet_figure(
 
 # %% ../../nbs/08_explain/14_filters.ipynb #791326b3
 def plot_filters(
-    filters:Tensor, # (K,channels,h,w), as of `first_filters`
+    filters:Tensor|nn.Module, # (K,channels,h,w), as of `first_filters`; or a network or learner, for its first ones
     columns:int=8, # filters in a row; with other than 1 or 3 channels a row is one filter
     own_scale:bool=False, # stretch each filter by itself; else one scale for all
 )->Figure: # the filters, row by row, numbered at the left
     "Plot all filters of a layer in one picture."
+    if not isinstance(filters, Tensor): filters = first_filters(filters)
     tiles, channels = filter_tiles(filters, own_scale), filters.shape[1]
     columns, step = (columns, columns) if channels in (1, 3) else (channels, 1)
     return sheet_figure(mosaic(tiles, columns), filters.shape[2:], step, .4, .4, 90, interpolation='nearest')[0]
@@ -129,11 +131,12 @@ def layer_output(
 # %% ../../nbs/08_explain/14_filters.ipynb #f6986a33
 def layer_activations(
     model:nn.Module, # any network; exactly as before afterwards
-    x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
+    x:Tensor, # photos, (B,channels,H,W), or one photo; float, normalised as in training
     layer:Layer=None, # module, dotted name, last with maps of more places than this, or None: last
 )->Tensor: # what the layer returned, (B,…)
     "Return what a layer makes of photos."
-    with isolated(model, x) as photos: return layer_output(model, photos, find_layer(model, photos, layer))
+    with isolated(model, x) as (network, photos):
+        return layer_output(network, photos, find_layer(network, photos, layer))
 
 # %% ../../nbs/08_explain/14_filters.ipynb #90285289
 def plot_activations(
@@ -141,9 +144,10 @@ def plot_activations(
     columns:int=8, # maps in a row
 )->Figure: # the maps on one scale, numbered at the left; flat ones crossed out
     "Plot all maps that a layer makes of a photo."
-    if maps.ndim != 3:
-        raise ExplainError(f'maps: found shape {tuple(maps.shape)}; '
-                           'expected those of one photo, (K,h,w), such as activations[0]')
+    if not isinstance(maps, Tensor) or maps.ndim != 3:
+        found = f'shape {tuple(maps.shape)}' if isinstance(maps, Tensor) else type(maps).__name__
+        raise ExplainError(f'maps: found {found}; expected those of one photo, (K,h,w), '
+                           'such as layer_activations(model, x)[0]')
     maps = maps.detach().float().cpu()
     flat, top = is_flat(maps).numpy(), np.quantile(maps.abs(), .998) or maps.abs().max().item() or 1.
     sheet = mosaic(np.where(flat[:, None, None], np.nan, maps.numpy()), columns, fill=np.nan)

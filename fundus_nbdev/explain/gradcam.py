@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..core.errors import ExplainError
 from .cam import CAM_METHODS, Look
 from .classes import Classes, all_finite
-from .hooks import caller_autocast, unrecorded
+from .hooks import caller_autocast, network_of, unrecorded
 from .layer_view import look_at
 from .layers import Layer
 from ..models.summary import KeptBuffers, in_eval
@@ -41,11 +41,12 @@ def compute_maps(
 class RepeatedCam:
     "Explain batch after batch at one layer, which the first batch finds."
     def __init__(self,
-        model:nn.Module, # perhaps compiled; exactly as before after each call
+        model:nn.Module, # perhaps compiled, or held by a learner; exactly as before after each call
         layer:Layer, # as for `grad_cam`
         method:str, # a name in `CAM_METHODS`
     ):
-        self.model, self.layer, self.method = getattr(model, '_orig_mod', model), layer, CAM_METHODS.find(method)
+        network = network_of(model)
+        self.model, self.layer, self.method = getattr(network, '_orig_mod', network), layer, CAM_METHODS.find(method)
         self.parts = list(self.model.modules())
         self.buffers = KeptBuffers(self.parts)
 
@@ -62,8 +63,8 @@ class RepeatedCam:
 
 # %% ../../nbs/08_explain/08_gradcam.ipynb #3a0e25d5
 def grad_cam(
-    model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
-    x:Tensor, # photos, (B,3,H,W), float, normalised as in training
+    model:nn.Module, # a network that answers with class scores (B,N), or a learner; exactly as before afterwards
+    x:Tensor, # photos, (B,3,H,W), or one photo; float, normalised as in training
     layer:Layer=None, # module, dotted name, last with maps of more places than this, or None: last
     classes:Classes=None, # None: the predicted class; int or list: for all photos; (B,C): each photo's own
     method:str='gradcam', # a name in `CAM_METHODS`
@@ -74,7 +75,7 @@ def grad_cam(
 # %% ../../nbs/08_explain/08_gradcam.ipynb #d60752e6
 @contextmanager
 def explaining(
-    model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
+    model:nn.Module, # a network that answers with class scores (B,N), or a learner; exactly as before afterwards
     layer:Layer=None, # as for `grad_cam`; found with the first photos
     method:str='gradcam', # a name in `CAM_METHODS`
 )->Iterator[RepeatedCam]: # explain(x, classes=None) → maps (B,C,h,w)

@@ -49,7 +49,7 @@ def answered_classes(
     classes:Classes=None, # as for `resolve_classes`
 )->Tensor: # (B,C), int64
     "Settle the classes to explain by what the network answers now."
-    with isolated(model, x) as photos: return chosen_scores(model, photos, classes)[0]
+    with isolated(model, x) as (network, photos): return chosen_scores(network, photos, classes)[0]
 
 # %% ../../nbs/08_explain/09_gradients.ipynb #6dfea89a
 def photo_gradients(
@@ -88,12 +88,12 @@ def score_gradients(
 # %% ../../nbs/08_explain/09_gradients.ipynb #2e67c9c0
 @saliency_method('input_gradients')
 def input_gradients(
-    model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
-    x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
+    model:nn.Module, # a network that answers with class scores (B,N), or a learner; exactly as before afterwards
+    x:Tensor, # photos, (B,channels,H,W), or one photo; float, normalised as in training
     classes:Classes=None, # None: the predicted class; int or list: for all photos; (B,C): each photo's own
 )->Tensor: # (B,C,channels,H,W), float32 (float64 for a float64 network), signed, never rescaled
     "Return how fast a class score answers to each pixel (Simonyan et al. 2013, https://arxiv.org/abs/1312.6034, 3.1)."
-    with isolated(model, x) as photos: return score_gradients(model, photos, classes)
+    with isolated(model, x) as (network, photos): return score_gradients(network, photos, classes)
 
 # %% ../../nbs/08_explain/09_gradients.ipynb #9ee47296
 def strength(

@@ -20,7 +20,7 @@ from ..core.errors import ExplainError
 from .classes import Classes
 from .gradcam import grad_cam
 from .gradients import answered_classes, saliency_method, score_gradients
-from .hooks import isolated
+from .hooks import isolated, network_of
 from .layers import Layer
 from .overlay import enlarged
 
@@ -80,16 +80,17 @@ ADVICE = 'input_gradients, smoothgrad, integrated_gradients and occlusion work w
 
 @contextmanager
 def guiding(
-    model:nn.Module, # a network with ReLUs; exactly as before afterwards
+    model:nn.Module, # a network with ReLUs, or what holds one; exactly as before afterwards
     x:Tensor, # what was given as photos
-)->Iterator[Tensor]: # photos, (B,channels,H,W)
+)->Iterator[tuple[nn.Module, Tensor]]: # the network itself; photos, (B,channels,H,W)
     "Guide every ReLU of a network inside; raise an ExplainError where that would mean nothing."
+    model = network_of(model)
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ExplainError('guided backprop: the ReLUs inside TorchScript cannot be seen, and '
                                f'{name or "the network"} is scripted or traced; '
                                f'explain the network it was made from. {ADVICE}')
-    with isolated(model, x) as photos, GuidedReLUs() as relus: yield photos
+    with isolated(model, x) as inside, GuidedReLUs() as relus: yield inside
     if relus.met: return
     others = sorted({type(module).__name__ for module in model.modules() if 'activation' in type(module).__module__})
     found = f'; found {", ".join(others)}' if others else ''
@@ -98,18 +99,18 @@ def guiding(
 # %% ../../nbs/08_explain/11_guided_backprop.ipynb #e48092ea
 @saliency_method('guided_backprop')
 def guided_backprop(
-    model:nn.Module, # a network with ReLUs that answers with class scores (B,N); exactly as before afterwards
-    x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
+    model:nn.Module, # a network with ReLUs that answers with class scores, (B,N), or a learner; as before afterwards
+    x:Tensor, # photos, (B,channels,H,W), or one photo; float, normalised as in training
     classes:Classes=None, # None: each photo's predicted class; else as for `input_gradients`
 )->Tensor: # (B,C,channels,H,W), float32 (float64 for a float64 network), signed, never rescaled
     "Return gradients of which every ReLU sends only the positive ones back (https://arxiv.org/abs/1412.6806, 3.4)."
-    with guiding(model, x) as photos: return score_gradients(model, photos, classes)
+    with guiding(model, x) as (network, photos): return score_gradients(network, photos, classes)
 
 # %% ../../nbs/08_explain/11_guided_backprop.ipynb #24d64068
 @saliency_method('guided_grad_cam')
 def guided_grad_cam(
-    model:nn.Module, # a network with ReLUs that answers with class scores (B,N); exactly as before afterwards
-    x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
+    model:nn.Module, # a network with ReLUs that answers with class scores, (B,N), or a learner; as before afterwards
+    x:Tensor, # photos, (B,channels,H,W), or one photo; float, normalised as in training
     layer:Layer=None, # of Grad-CAM; as for `grad_cam`
     classes:Classes=None, # None: each photo's predicted class; else as for `input_gradients`
 )->Tensor: # (B,C,channels,H,W), float32 (float64 for a float64 network), signed, never rescaled

@@ -17,7 +17,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from ..core.errors import ExplainError
 from .blind_explainers import merge_channels
-from .classes import Classes
+from .classes import Classes, class_probabilities
 from .gradients import answered_classes
 from .hooks import forward, isolated
 from .overlay import enlarged
@@ -76,12 +76,12 @@ def insertion_deletion(
         raise ExplainError(f'maps: found {tuple(maps.shape)}; '
                            f'expected {chosen.shape[0]} photos and {chosen.shape[1]} classes')
     def probability(mixed): # (B,C)
-        scores = forward(model, mixed.flatten(0, 1)).float().softmax(1).unflatten(0, chosen.shape)
-        return scores.gather(2, chosen[..., None])[..., 0]
+        found = class_probabilities(forward(network, mixed.flatten(0, 1))).unflatten(0, chosen.shape)
+        return found.gather(2, chosen[..., None])[..., 0]
     def curve(before, after): # (B,C,S+1)
         return torch.stack([probability(torch.where(order < s, after, before)) for s in share], -1).cpu()
     share = torch.linspace(0, 1, steps + 1)
-    with isolated(model, x) as photos:
+    with isolated(model, x) as (network, photos):
         order = removal_order(maps, photos.shape[-2:])[:, :, None].to(photos.device)
         full, empty = photos[:, None], replacement(photos, baseline)[:, None]
         return Curves(share, curve(full, empty), curve(empty, full))

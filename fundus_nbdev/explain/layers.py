@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ExplainError
 from .classes import check_finite
-from .hooks import forward, isolated, watching
-from ..models.summary import untouched
+from .hooks import forward, isolated, network_of, watching
 
 # %% ../../nbs/08_explain/03_layers.ipynb #152a9e11
 def has_photo_shape(
@@ -73,7 +72,7 @@ def layers_by_layout(
         found = tokens if output.ndim == 3 else maps
         found.pop(name, None)
         found[name] = tuple(seen.shape[1:])
-    with untouched(model), torch.no_grad(), watching(model, note): forward(model, x[:1])
+    with isolated(model, x) as (network, photos), watching(network, note): forward(network, photos[:1])
     return maps, tokens
 
 # %% ../../nbs/08_explain/03_layers.ipynb #fad707d7
@@ -105,8 +104,8 @@ def last_used_layer(
         if name not in names or not isinstance(output, Tensor): return
         outputs.pop(name, None)
         outputs[name] = output
-    with isolated(model, x[:1]) as photo, torch.enable_grad(), watching(model, note):
-        scores = forward(model, photo.clone().requires_grad_())
+    with isolated(model, x) as (network, photos), torch.enable_grad(), watching(network, note):
+        scores = forward(network, photos[:1].clone().requires_grad_())
         gradients = torch.autograd.grad(scores.max(), list(outputs.values()), allow_unused=True)
     width = outputs[names[-1]].shape[-1]
     used = [name for name, g in zip(outputs, gradients)
@@ -146,7 +145,7 @@ def find_layer(
 )->str: # dotted name of the layer
     "Return the name of the layer to explain; a size or None costs one forward pass of one photo."
     if not isinstance(layer, (nn.Module, str)): return last_layer(model, x, 0 if layer is None else layer)
-    names = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    names = {name: module for name, module in network_of(model).named_modules(remove_duplicate=False) if name}
     for name, module in names.items():
         if layer in (name, module): return name
     asked = repr(layer) if isinstance(layer, str) else type(layer).__name__

@@ -45,6 +45,7 @@ def choose_neurons(
     neurons:Classes=None, # None: the strongest; an int or a list: for all photos; (B,C): each photo's own
 )->Tensor: # (B,C), int64, 0…K-1
     "Return the neurons to look at, for each photo; like `resolve_classes`."
+    if neurons is None and peaks.shape[1] == 1: neurons = 0 # the strongest of one
     try: return resolve_classes(peaks, neurons)
     except ExplainError as error:
         message = str(error).replace('classes', 'neurons').replace('the network has', 'the layer has')
@@ -98,15 +99,15 @@ def top_photos(
 # %% ../../nbs/08_explain/15_neurons.ipynb #8614f363
 def neuron_gradients(
     model:nn.Module, # a network with ReLUs; exactly as before afterwards
-    x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
+    x:Tensor, # photos, (B,channels,H,W), or one photo; float, normalised as in training
     layer:Layer=None, # as for `layer_activations`
     neurons:Classes=None, # None: the strongest; an int or a list: for all photos; (B,C): each photo's own
 )->Tensor: # (B,C,channels,H,W), float32 (float64 for a float64 network), signed, never rescaled
     "Run guided backprop from the strongest place of neurons (https://arxiv.org/abs/1412.6806, section 3.4)."
-    with guiding(model, x) as photos:
-        leaf, name = photos.clone().requires_grad_(), find_layer(model, photos, layer)
+    with guiding(model, x) as (network, photos):
+        leaf, name = photos.clone().requires_grad_(), find_layer(network, photos, layer)
         with torch.enable_grad():
-            output = as_neurons(layer_output(model, leaf.clone(), name), name, photos)
+            output = as_neurons(layer_output(network, leaf.clone(), name), name, photos)
             peaks = output.flatten(2).max(2).values
             sums = peaks.gather(1, choose_neurons(peaks, neurons)).sum(0).unbind()
         cut_off = (f'layer {name} does not depend on the photos, or the network switches gradients off before it '

@@ -71,8 +71,8 @@ def cover_window(
 # %% ../../nbs/08_explain/12_occlusion.ipynb #82717726
 @saliency_method('occlusion')
 def occlusion(
-    model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
-    x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
+    model:nn.Module, # a network that answers with class scores (B,N), or a learner; exactly as before afterwards
+    x:Tensor, # photos, (B,channels,H,W), or one photo; float, normalised as in training
     classes:Classes=None, # None: the predicted class, uncovered; else as for `input_gradients`
     window:Sides|None=None, # height and width, pixels; None: an eighth of each side
     stride:Sides|None=None, # from one window to the next, pixels; None: half a window
@@ -80,14 +80,14 @@ def occlusion(
     bs:int=32, # photos in the network at once
 )->Tensor: # (B,C,H,W), float32 (float64 for a float64 network); over 0: the score drops when the pixel is covered
     "Return how far a class score drops when a window is covered (https://arxiv.org/abs/1311.2901, section 4.2)."
-    with isolated(model, x) as photos:
+    with isolated(model, x) as (network, photos):
         places, cover = occlusion_windows(photos.shape[-2:], window, stride), check_baseline(baseline, photos)
-        chosen, clean = chosen_scores(model, photos, classes, bs)
+        chosen, clean = chosen_scores(network, photos, classes, bs)
         drops = at_least_float32(clean).new_zeros(*chosen.shape, *photos.shape[-2:])
         times = torch.zeros_like(drops[0, 0])
         for group in chunked(places, max(bs // len(photos), 1)):
             copies = torch.cat([cover_window(photos, place, cover) for place in group])
-            _, scores = chosen_scores(model, copies, chosen.repeat(len(group), 1), bs)
+            _, scores = chosen_scores(network, copies, chosen.repeat(len(group), 1), bs)
             for place, score in zip(group, scores.split(len(photos))):
                 drops[..., *place] += (clean - score)[..., None, None]
                 times[place] += 1

@@ -23,6 +23,7 @@ from ..core.errors import ExplainError
 from .blind_explainers import Explainer, merge_channels
 from .classes import Classes
 from .gradients import answered_classes
+from .hooks import network_of
 from .overlay import is_flat
 from ..synth.vessels import seeded
 from .cam import stretched
@@ -54,7 +55,7 @@ def randomise(
     seed:int=0, # names the chance
 )->Iterator[tuple[str, nn.Module]]: # name of the layer reached, and a copy whose weights are random from the top to it
     "Randomise a network layer by layer from the top (https://arxiv.org/abs/1810.03292, section 3.1)."
-    network = deepcopy(model).eval()
+    network = deepcopy(network_of(model)).eval()
     for name, parts in layers_from_top(network):
         with torch.random.fork_rng(), torch.inference_mode(False), torch.no_grad():
             torch.manual_seed(int(seeded('randomise', seed, name).integers(2 ** 31)))
@@ -114,7 +115,7 @@ def randomisation_check(
     seeds:tuple[int, ...]=(0, 1), # of the random weights; the table has their mean
 )->pd.DataFrame: # a row for each layer, from the top: layer, and what `similarities` measures
     "Compare the trained network's maps with those of networks that are random from the top down to each layer."
-    chosen = answered_classes(model, x, classes)
+    model, chosen = network_of(model), answered_classes(model, x, classes)
     trained = explain(model, x, classes=chosen)
     if is_flat(merge_channels(trained, True)).all():
         raise ExplainError('every map of the trained network is flat: there is nothing that could change; '

@@ -24,8 +24,8 @@ _all_ = ['SALIENCY_METHODS', 'input_gradients', 'smoothgrad', 'integrated_gradie
 
 # %% ../../nbs/08_explain/13_saliency.ipynb #1d436c49
 def saliency(
-    model:nn.Module, # a network that answers with class scores (B,N); exactly as before afterwards
-    x:Tensor, # photos, (B,channels,H,W), float, normalised as in training
+    model:nn.Module, # a network that answers with class scores (B,N), or a learner; exactly as before afterwards
+    x:Tensor, # photos, (B,channels,H,W), or one photo; float, normalised as in training
     classes:Classes=None, # None: the predicted class; int or list: for all photos; (B,C): each photo's own
     method:str='input_gradients', # a name in `SALIENCY_METHODS`
     **settings, # of the method, such as steps=20

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from fastai.basics import Callback, CancelBatchException, OptimWrapper
+from fastcore.basics import filter_keys
 from torch.nn import Module, Parameter
 
 from ..core.errors import TrainingError
@@ -24,7 +25,7 @@ class FusedOptimizer(OptimWrapper):
     shown = 'lr', 'mom', 'sqr_mom', 'eps', 'wd'
 
     @property
-    def hypers(self): return [{name: group[name] for name in self.shown} for group in super().hypers]
+    def hypers(self): return [filter_keys(group, self.shown.__contains__) for group in super().hypers]
 
 # %% ../../nbs/07_training/08_optimizer.ipynb #9a2cc91e
 def adamw(
