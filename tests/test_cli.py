@@ -346,6 +346,18 @@ def test_what_no_console_has_is_replaced(fundus, monkeypatch):
         assert sys.stdout.buffer.getvalue().decode(encoding) == meant
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='names are bytes there')
+def test_a_folder_whose_name_is_no_text(fundus, tmp_path):
+    folder = tmp_path/os.fsdecode(b'caf\xe9')
+    folder.mkdir()
+    (folder/'one.csv').write_text(SCORES, encoding='utf-8')
+    code, text = fundus('evaluate', folder/'one.csv', '--n-boot', 0, '--out', folder/'out')
+    assert code == 0 and 'Written:' in text and (folder/'out'/'metrics.csv').is_file()
+    for command in (['eda', folder], ['audit', folder], ['run', '--data', folder]):
+        code, text = fundus(*command)
+        assert code == 1 and 'a name in this path is no UTF-8. Rename it.' in text
+
+
 @pytest.mark.parametrize('width', ['40', '200'])
 def test_no_number_is_shortened(written, width):
     long = 'p_a_class_with_a_very_long_name_indeed'

@@ -21,7 +21,7 @@ from ..core.errors import TableError
 from ..core.text import some
 from .arrays import read_npz
 from .csv_files import ROLES, read_csv
-from .folders import SPLITS, is_hidden, read_folder, why_not_entered
+from .folders import SPLITS, is_hidden, is_utf8, read_folder, why_not_entered
 from .photo_table import classes_of, keep_classes, near_equal
 
 # %% ../../nbs/04_data/05_table.ipynb #49016d2f
@@ -174,6 +174,7 @@ def read_table(
     "Read a photo table from a folder per class, any CSV, DRIMDB, EyeQ or arrays; `check_table` says if it can be used."
     source = Path(os.path.abspath(Path(source).expanduser()))
     if not source.exists(): raise TableError(f'{source} does not exist. Expected a folder, a CSV or an .npz file.')
+    if not is_utf8(str(source)): raise TableError(f'{source}: a name in this path is no UTF-8. Rename it.')
     if source.is_dir(): source = unwrap(source)
     files = label_files(source) if source.is_dir() else [source]
     table = read_parts(files, columns=columns, photos=photos) if files else read_folder(source)
