@@ -235,16 +235,14 @@ def evaluate(
     scoring = dict(split=split or None, group=None if group == 'none' else group, n_boot=n_boot, seed=seed)
     named = dict(zip(file_names(files), files))
     folders = {name: out/name if len(named) > 1 else out for name in named} if out else {}
-    made = [folder/'metrics.csv' for folder in folders.values()]
-    if out and len(named) > 1: made.append(out/'comparison.csv')
-    if not overwrite and (there := [file for file in made if file.exists()]):
-        raise typer.BadParameter(f'{there[0]} is there; choose another folder, or add --overwrite.', param_hint='--out')
-    try: score(named, reading, scoring, dict(metric=metric, common=common), folders, out)
-    except BrokenPipeError: raise
-    except (ValueError, OSError) as error:
-        if not (from_here(error) or isinstance(error, OSError)): raise
-        print(f'fundus: {error}{OPTIONS if from_here(error) else ""}', file=sys.stderr)
-        raise typer.Exit(2) from error
+    from fundus_nbdev.core.output_folder import report_folder
+    with report_folder(out, 'evaluate', 'comparison.csv' if len(named) > 1 else 'metrics.csv', overwrite):
+        try: score(named, reading, scoring, dict(metric=metric, common=common), folders, out)
+        except BrokenPipeError: raise
+        except (ValueError, OSError) as error:
+            if not (from_here(error) or isinstance(error, OSError)): raise
+            print(f'fundus: {error}{OPTIONS if from_here(error) else ""}', file=sys.stderr)
+            raise typer.Exit(2) from error
 
 
 OPTIONS = """

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fundus_nbdev.core.output_folder import entries
 from fundus_nbdev.cli import app
 from fundus_nbdev.core.errors import PredictionError
 from fundus_nbdev.data.photo_table import near_equal
@@ -329,12 +330,13 @@ def test_out_is_written_once(tmp_path):
     file, out = write(tmp_path, TABLE), tmp_path/'a'/'out'
     code, text = fundus_evaluate(file, '--out', out, '--n-boot', 100)
     assert code == 0 and text.endswith(f'Written: {out}\n')
-    assert sorted(f.relative_to(out).as_posix() for f in out.rglob('*') if f.is_file()) == [f'figures/{name}.png' for name in ('confusion', 'precision_recall', 'reliability', 'risk_coverage', 'roc')] + ['metrics.csv']
+    assert entries(out) == ['figures', 'metrics.csv']
+    assert entries(out/'figures') == [f'{name}.png' for name in ('confusion', 'precision_recall', 'reliability', 'risk_coverage', 'roc')]
     assert all(f.read_bytes().startswith(b'\x89PNG') for f in (out/'figures').iterdir())
     before = (out/'metrics.csv').read_bytes()
     pd.testing.assert_frame_equal(pd.read_csv(out/'metrics.csv', index_col=0), evaluate(TABLE, n_boot=100), rtol=1e-12)
     code, text = fundus_evaluate(file, '--out', out)
-    assert code == 2 and '--overwrite' in text and (out/'metrics.csv').read_bytes() == before
+    assert code == 1 and '--overwrite' in text and (out/'metrics.csv').read_bytes() == before
     code, text = fundus_evaluate(file, '--out', out, '--overwrite')
     assert code == 0 and (out/'metrics.csv').read_bytes() != before
 
@@ -355,13 +357,13 @@ def test_several_files_are_compared(tmp_path):
     code, text = fundus_evaluate(*files, '--n-boot', 100, '--metric', 'accuracy', '--out', tmp_path/'out')
     assert code == 0, text
     assert text.count('Scored: the test part') == 2 and text.index(f'a ({files[0]})') < text.index(f'b ({files[1]})') < text.index('a − b')
-    assert sorted(f.name for f in (tmp_path/'out').iterdir()) == ['a', 'b', 'comparison.csv'] and (tmp_path/'out'/'b'/'metrics.csv').is_file()
+    assert entries(tmp_path/'out') == ['a', 'b', 'comparison.csv'] and (tmp_path/'out'/'b'/'metrics.csv').is_file()
     pair = pd.read_csv(tmp_path/'out'/'comparison.csv').iloc[0]
     values = [evaluate(read_predictions(file), n_boot=0).value['accuracy'] for file in files]
     assert (pair.a, pair.b) == ('a', 'b') and np.allclose([pair.value_a, pair.value_b, pair.difference], [*values, values[0] - values[1]], atol=1e-9)
     assert f'{pair.difference:+.3f} ({pair.low:+.3f} to {pair.high:+.3f})' in text
     code, text = fundus_evaluate(*files, '--out', tmp_path/'out')
-    assert code == 2 and '--overwrite' in text
+    assert code == 1 and '--overwrite' in text
 
 
 def test_only_the_same_photographs_are_compared(tmp_path):
