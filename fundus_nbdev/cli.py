@@ -235,14 +235,17 @@ def evaluate(
     scoring = dict(split=split or None, group=None if group == 'none' else group, n_boot=n_boot, seed=seed)
     named = dict(zip(file_names(files), files))
     folders = {name: out/name if len(named) > 1 else out for name in named} if out else {}
+    from fundus_nbdev.core.errors import PredictionError
     from fundus_nbdev.core.output_folder import report_folder
-    with report_folder(out, 'evaluate', 'comparison.csv' if len(named) > 1 else 'metrics.csv', overwrite):
-        try: score(named, reading, scoring, dict(metric=metric, common=common), folders, out)
-        except BrokenPipeError: raise
-        except (ValueError, OSError) as error:
-            if not (from_here(error) or isinstance(error, OSError)): raise
-            print(f'fundus: {error}{OPTIONS if from_here(error) else ""}', file=sys.stderr)
-            raise typer.Exit(2) from error
+    last = 'comparison.csv' if len(named) > 1 else 'metrics.csv'
+    try:
+        with report_folder(out, 'evaluate', last, overwrite):
+            score(named, reading, scoring, dict(metric=metric, common=common), folders, out)
+    except BrokenPipeError: raise
+    except (ValueError, OSError) as error:
+        if not (from_here(error) or isinstance(error, OSError)): raise
+        print(f'fundus: {error}{OPTIONS if isinstance(error, PredictionError) else ""}', file=sys.stderr)
+        raise typer.Exit(2) from error
 
 
 OPTIONS = """

@@ -336,7 +336,7 @@ def test_out_is_written_once(tmp_path):
     before = (out/'metrics.csv').read_bytes()
     pd.testing.assert_frame_equal(pd.read_csv(out/'metrics.csv', index_col=0), evaluate(TABLE, n_boot=100), rtol=1e-12)
     code, text = fundus_evaluate(file, '--out', out)
-    assert code == 1 and '--overwrite' in text and (out/'metrics.csv').read_bytes() == before
+    assert code == 2 and '--overwrite' in text and (out/'metrics.csv').read_bytes() == before
     code, text = fundus_evaluate(file, '--out', out, '--overwrite')
     assert code == 0 and (out/'metrics.csv').read_bytes() != before
 
@@ -363,7 +363,7 @@ def test_several_files_are_compared(tmp_path):
     assert (pair.a, pair.b) == ('a', 'b') and np.allclose([pair.value_a, pair.value_b, pair.difference], [*values, values[0] - values[1]], atol=1e-9)
     assert f'{pair.difference:+.3f} ({pair.low:+.3f} to {pair.high:+.3f})' in text
     code, text = fundus_evaluate(*files, '--out', tmp_path/'out')
-    assert code == 1 and '--overwrite' in text
+    assert code == 2 and '--overwrite' in text
 
 
 def test_only_the_same_photographs_are_compared(tmp_path):
