@@ -221,4 +221,6 @@ def dataloaders(
     spoil = [DegradePhotos(degrade, degrade_share, classes.index(degrade_as or classes[-1]))] if degrade else []
     block = table_block(table, pixels, classes, stats or channel_stats(pixels, train), augment, spoil)
     shuffled = {'draw': make_sampler(table.iloc[train], order), 'seed': seed}
+    table = table.copy(deep=False)
+    table.attrs = {} # pandas would copy them with each batch
     return block.dataloaders(table, bs=min(bs, len(train)), device=torch.device(device), dl_kwargs=[shuffled, {}])
