@@ -163,7 +163,7 @@ def test_dl_of_anything(table, learner, new_photo):
     assert [CLASSES[t] for t in targets] == list(part.label)
     for items in (list(part.path), part.path, get_image_files(os.path.dirname(new_photo)) + list(part.path), part):
         preds, _ = learn.get_preds(dl=learn.dls.test_dl(items))
-        assert len(preds) == len(items) and preds[-1].tolist() == labelled[-1].tolist()
+        assert len(preds) == len(items) and preds[-1].tolist() == pytest.approx(labelled[-1].tolist(), abs=1e-6) # another layout in memory rounds differently
 
 
 # looking

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 import fundus_nbdev
 from .errors import RunError
-from .files import guard_disk, remove_unfinished, write_whole
+from .files import UNFINISHED, guard_disk, remove_unfinished, write_whole
 from .text import some
 
 # %% ../../nbs/01_core/09_output_folder.ipynb #4c0321f2
@@ -60,9 +60,10 @@ LOCK = '.fundus.lock' # held while a command is at work on the folder
 def entries(
     folder:str|Path, # may be missing
 )->list[str]: # sorted names
-    "List what is in a folder, beside the lock and the mark."
+    "List what is in a folder, beside the lock, the mark, and what a killed process left unfinished."
     if not Path(folder).is_dir(): return []
-    return sorted(name for name in os.listdir(folder) if name not in (LOCK, MARK))
+    names = [name for name in os.listdir(folder) if not name.startswith(UNFINISHED)]
+    return sorted(set(names) - {LOCK, MARK})
 
 # %% ../../nbs/01_core/09_output_folder.ipynb #d8273672
 def check_owner(

@@ -114,7 +114,8 @@ def describe_whole(
     found = map_threads(has_fov, list(pixels))
     whole = [Path(path).name for path, shown in zip(table.path, found) if not shown]
     if not whole: return []
-    return [f'{counted(len(whole), "photograph")} without a border around the field of view, taken whole: {some(whole)}']
+    photographs = counted(len(whole), 'photograph')
+    return [f'{photographs} without a border around the field of view, taken whole: {some(whole)}']
 
 # %% ../../nbs/07_training/19_prepare.ipynb #39bb29de
 def split_photos(
