@@ -1,11 +1,13 @@
 "Slow tests run where FUNDUS_SLOW is set; where several processes test at once, each computes with one thread."
 import os
+import sys
 
 if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS', '1') # before torch is imported
 
 import cv2 # noqa: E402
 import pytest # noqa: E402
 
+from fundus_nbdev import cli # noqa: E402
 from fundus_nbdev.synth.degradations import degrade # noqa: E402
 from fundus_nbdev.synth.retina import draw_retina # noqa: E402
 
@@ -18,6 +20,19 @@ def pytest_collection_modifyitems(items):
     if os.environ.get('FUNDUS_SLOW'): return
     for item in items:
         if 'slow' in item.keywords: item.add_marker(pytest.mark.skip(reason='slow: set FUNDUS_SLOW=1 to run it'))
+
+
+@pytest.fixture
+def fundus(monkeypatch, capsys): # fundus('run', …) → exit code, what it printed
+    def call(*words):
+        monkeypatch.setattr(sys, 'argv', ['fundus', *map(str, words)])
+        code = 0
+        try: cli.main()
+        except SystemExit as stop: code = stop.code or 0
+        printed = capsys.readouterr()
+        if isinstance(code, str): return 1, f'{printed.out}{printed.err}{code}\n' # sys.exit prints a text and leaves with 1
+        return code, printed.out + printed.err
+    return call
 
 
 @pytest.fixture(scope='session')

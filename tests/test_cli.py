@@ -19,19 +19,6 @@ SMALL = ['--epochs', '1', '--size', '48', '--set', 'model.width=4', '--set', 'mo
 FILES = ['recipe.toml', 'split.csv', 'history.csv', 'predictions.csv', 'metrics.csv', 'report.html', 'log.txt']
 
 
-@pytest.fixture
-def fundus(monkeypatch, capsys): # fundus('run', …) → exit code, what it printed
-    def call(*words):
-        monkeypatch.setattr(sys, 'argv', ['fundus', *map(str, words)])
-        code = 0
-        try: cli.main()
-        except SystemExit as stop: code = stop.code or 0
-        printed = capsys.readouterr()
-        if isinstance(code, str): return 1, f'{printed.out}{printed.err}{code}\n' # sys.exit prints a text and leaves with 1
-        return code, printed.out + printed.err
-    return call
-
-
 @pytest.fixture(scope='module')
 def place(tmp_path_factory): return tmp_path_factory.mktemp('place') # where the runs of this file are written
 

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fundus_nbdev import cli
 from fundus_nbdev.core.errors import TableError
 from fundus_nbdev.data.table import read_table
 from fundus_nbdev.training.checkpoint import checkpoints
@@ -45,18 +44,6 @@ def here(monkeypatch, tmp_path): # the current folder
     monkeypatch.setenv('FUNDUS_CACHE', str(tmp_path/'cache'))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def fundus(monkeypatch, capsys): # fundus('run', …) → exit code, what it printed
-    def call(*words):
-        monkeypatch.setattr(sys, 'argv', ['fundus', *map(str, words)])
-        code = 0
-        try: cli.main()
-        except SystemExit as stop: code = stop.code or 0
-        printed = capsys.readouterr()
-        return (1, printed.out + printed.err + code) if isinstance(code, str) else (code, printed.out + printed.err)
-    return call
 
 
 # what a command wrote is no data
