@@ -2,8 +2,8 @@
 
     python bench/spoil.py --data FOLDER --seeds 0 1 2
 
-For each seed two runs in runs/: as shipped, and with data.degrade=defocus,motion (nothing was tuned: share and
-severities are the defaults). Asked of both: the metrics of the photographs as they are, and what the networks say to
+For each seed two runs in runs/: as shipped (that of experiments.py, where it is there), and with
+data.degrade=defocus,motion (nothing was tuned: share and severities are the defaults). Asked of both: the metrics of the photographs as they are, and what the networks say to
 the Good photographs when each is degraded, out of fold.
 The figures go to bench/results/eyeq_spoil.csv, shown by nbs/experiments/02_eyeq.ipynb: a row for each seed and arm."""
 from argparse import ArgumentParser
@@ -50,7 +50,7 @@ def main():
         for arm, kinds in ARMS.items():
             recipe = override(find_recipe('eyeq'), {'data.source': str(Path(a.data).absolute()), 'data.folds': a.folds,
                                                     'seed': seed, 'data.degrade': list(kinds)})
-            fitted = trained(recipe, Path('runs')/f'eyeq-{arm.replace(" ", "-")}-s{seed}')
+            fitted = trained(recipe, Path('runs')/(f'eyeq-spoilt-s{seed}' if kinds else f'eyeq-s{seed}'))
             metrics = evaluate(fitted.predictions, 0)['value'].reindex(METRICS)
             shares = {name: round(share, 4) for name, share in still_good(fitted).items()}
             row = {'seed': seed, 'arm': arm, 'photographs': len(fitted.predictions)}

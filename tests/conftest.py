@@ -12,10 +12,19 @@ from fundus_nbdev.synth.degradations import degrade # noqa: E402
 from fundus_nbdev.synth.retina import draw_retina # noqa: E402
 
 
+# networks whose tests are slow: smaller ones of their kind are always tested
+LARGE = {'vgg11', 'vgg11_bn', 'densenet121', 'googlenet', 'efficientnet_v2_s', 'convnext_tiny'}
 LONGEST = 'test_resume', 'test_peers', 'test_cli', 'test_audit', 'test_saliency' # first, so that no process waits for the other
 
 
+def is_large(item): # of a parametrised test
+    "Whether a test is of a large network."
+    return hasattr(item, 'callspec') and item.callspec.params.get('name') in LARGE
+
+
+@pytest.hookimpl(tryfirst=True) # before pytest chooses by marks
 def pytest_collection_modifyitems(items):
+    for item in filter(is_large, items): item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     if os.environ.get('FUNDUS_SLOW'): return
     for item in items:

@@ -64,7 +64,7 @@ def spoil(table, folder, kind):
 def shortcuts_in(found): return set(found.shortcuts.property[found.shortcuts.verdict == 'shortcut'])
 
 
-@pytest.mark.parametrize('kind', PLANTS)
+@pytest.mark.parametrize('kind', [pytest.param(kind, marks=[] if kind in ('compression', 'border') else pytest.mark.slow) for kind in PLANTS])
 def test_a_planted_shortcut_is_found(drawn, tmp_path, kind):
     found = audit(spoil(drawn, tmp_path, kind), n_boot=300)
     assert shortcuts_in(found) & PLANTS[kind][2]
@@ -89,7 +89,7 @@ def test_a_duplicated_patient_is_found(tmp_path):
     assert not {'copies', 'labels'} & set(found.serious.subject)
 
 
-@pytest.mark.parametrize('label', ['same', 'other'])
+@pytest.mark.parametrize('label', [pytest.param('same', marks=pytest.mark.slow), 'other'])
 def test_a_copied_patient_is_found(drawn, tmp_path, label):
     "All files of a patient under another name, on the other side, perhaps with other labels."
     own = drawn[drawn.patient == drawn[drawn.split == 'train'].patient.iloc[0]]

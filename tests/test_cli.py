@@ -315,7 +315,7 @@ def shown(folder, *words, **env): # what it printed; None: it did not end well
     return ran.stdout
 
 
-@pytest.mark.parametrize('encoding', ['cp1252', 'ascii'])
+@pytest.mark.parametrize('encoding', [pytest.param('cp1252', marks=pytest.mark.slow), 'ascii'])
 def test_a_console_without_utf8(written, encoding):
     plain = shown(written, 'evaluate', 'one.csv', 'two.csv', '--n-boot', 0, '--out', encoding, PYTHONIOENCODING=encoding).decode(encoding)
     full = shown(written, 'evaluate', 'one.csv', 'two.csv', '--n-boot', 0, PYTHONIOENCODING='utf-8').decode()

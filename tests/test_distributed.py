@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip('accelerate', reason="needs accelerate: pip install 'fundus_nbdev[distributed]'")
 warnings.filterwarnings('ignore', category=FutureWarning)
+pytestmark = pytest.mark.slow
 
 import numpy as np
 import pandas as pd
@@ -313,7 +314,7 @@ def test_too_few_photographs_for_the_processes(results):
     first, second, alone = (r['small'] for r in results)
     assert first == second and 'smallest batch has 1 photographs for 2 processes' in first and alone == 'trained'
 
-@pytest.mark.slow
+
 def test_fundus_run_on_two_processes(tmp_path):
     from fundus_nbdev.synth.sets import make_set
     source = make_set(tmp_path/'photos', n_patients=10, size=80)

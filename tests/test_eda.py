@@ -39,6 +39,7 @@ def claims(seed, planted=0., n_boot=200, **given):
     return found | {'tree'} if tree and tree.useful else found
 
 
+@pytest.mark.slow
 def test_no_claims_on_random_labels():
     assert sum(bool(claims(seed)) for seed in range(DRAWS)) <= .05 * DRAWS
 

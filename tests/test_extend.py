@@ -55,6 +55,7 @@ def test_a_section_is_in_the_report(folder):
     assert 'How many of each' in page and 'photographs are Good.' in page
 
 
+@pytest.mark.slow
 def test_the_command_line_compares_by_a_metric(place, folder):
     other = folder/'other.csv'
     other.write_text((folder/'predictions.csv').read_text())
@@ -73,6 +74,7 @@ def test_nothing_of_it_is_known_without_the_file(place, photos):
         'training.monitor=mean_margin': "expected one of 'accuracy'"})
 
 
+@pytest.mark.slow
 def test_arguments_are_checked_against_the_signature(place, photos):
     refusals(place, ['--extend', MINE, 'run', '--data', photos, '--set', 'model.name=grid'], {
         'model.widht=4': 'did you mean model.width?', 'model.width=65': 'a whole number from 1 to 64',

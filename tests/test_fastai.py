@@ -184,7 +184,7 @@ PASSES = { # over the loader: fastai's own learner can't tell them from epochs o
 
 
 @pytest.mark.parametrize('kind', [Learner, ResumableLearner])
-@pytest.mark.parametrize('order', ['shuffle', 'balanced'])
+@pytest.mark.parametrize('order', [pytest.param('shuffle', marks=pytest.mark.slow), 'balanced'])
 def test_looking_changes_no_later_number(kind, order, learner, capsys):
     untouched = learner(kind, order=order, degrade=('motion',))
     undisturbed = [fit(untouched), fit(untouched)]

@@ -231,6 +231,7 @@ def changed(copy): # relative paths
     return [f'{name}/{f}' for name in ('nbs', 'fundus_nbdev') for f in differences(ROOT/name, copy/name)]
 
 
+@pytest.mark.slow
 def test_clean_and_export_change_nothing(copy):
     for command in ('nbdev_clean', 'nbdev_export'): subprocess.run([sys.executable, '-m', 'fundus_nbdev.dev', command], cwd=copy, check=True)
     assert not changed(copy), 'run nbdev_clean and nbdev_export'
