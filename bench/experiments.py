@@ -1,7 +1,7 @@
 """Repeat a recipe over seeds and keep its figures.
 
-    python bench/experiments.py eyeq --data FOLDER --folds 5 --seeds 0 1 2
-    python bench/experiments.py drimdb --data FOLDER --seeds 0 1 2 3 4
+    python bench/experiments.py eyeq --data FOLDER --folds 5 --seeds 100 101 102
+    python bench/experiments.py drimdb --data FOLDER --seeds 100 101 102 103 104
 
 Each seed is a `fundus run` of its own in runs/<recipe>-s<seed>; a seed whose run is finished is not run again,
 unless the recipe has changed since, and one whose run was ended goes on.

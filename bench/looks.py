@@ -1,7 +1,7 @@
 """Where do the networks of finished runs look?
 
-    python bench/looks.py eyeq runs/eyeq-s0 runs/eyeq-s1 runs/eyeq-s2
-    python bench/looks.py drimdb runs/drimdb-s0 runs/drimdb-s1 runs/drimdb-s2 runs/drimdb-s3 runs/drimdb-s4
+    python bench/looks.py eyeq runs/eyeq-s100 runs/eyeq-s101 runs/eyeq-s102
+    python bench/looks.py drimdb runs/drimdb-s100 … runs/drimdb-s104
 
 Explains every tested photograph of each run (the answered class, HiResCAM at the last layer with maps larger than
 7×7, as the galleries do) by the network that answered it, compares the maps with the quality of the places, and puts

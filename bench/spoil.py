@@ -1,6 +1,6 @@
 """Does spoiling photographs in training help? The recipe `eyeq` with and without it, cross-validated, over seeds.
 
-    python bench/spoil.py --data FOLDER --seeds 0 1 2
+    python bench/spoil.py --data FOLDER --seeds 100 101 102
 
 For each seed two runs in runs/: as shipped (that of experiments.py, where it is there), and with
 data.degrade=defocus,motion (nothing was tuned: share and severities are the defaults). Asked of both: the metrics of the photographs as they are, and what the networks say to

@@ -9,17 +9,17 @@ __all__ = ['AUGMENTATIONS', 'augmentation', 'DEGRADED_SEVERITY', 'turn', 'religh
            'DegradePhotos']
 
 # %% ../../nbs/04_data/13_augment.ipynb #0b387f33
-import cv2
 import numpy as np
 import torch
 from fastai.torch_core import TensorImage
 from fasttransform import ItemTransform, Transform
+from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
 from ..core.errors import TableError
 from ..core.registry import Registry
 from .pixels import orient
-from ..synth.degradations import degrade
+from ..synth.degradations import degrade_crop
 
 # %% ../../nbs/04_data/13_augment.ipynb #66ae3439
 def turn(
@@ -76,10 +76,10 @@ def degrade_photos(
         chance, which, severity = torch.rand(3).tolist()
         photo = np.ascontiguousarray(photos[i].permute(1, 2, 0).cpu())
         if chance >= share or not photo.any(): continue
-        fov = cv2.morphologyEx(photo.max(2), cv2.MORPH_CLOSE, np.ones((9, 9))) > 0
+        fov = binary_fill_holes(photo.any(2))
         seed, kind = int(torch.randint(2**31, ())), kinds[int(which * len(kinds))]
-        degraded = degrade(photo, kind, low + severity * (high - low), fov=fov, seed=seed)
-        photos[i], codes[i] = torch.from_numpy(degraded.rgb).permute(2, 0, 1), bad
+        degraded = degrade_crop(photo, kind, low + severity * (high - low), fov, seed)
+        photos[i], codes[i] = torch.from_numpy(degraded).permute(2, 0, 1), bad
     return photos, codes
 
 # %% ../../nbs/04_data/13_augment.ipynb #91a59f13

@@ -32,7 +32,7 @@ from .study import Networks
 from .places import read_field
 from ..photos.field_of_view import crop_fov
 from ..photos.photo import open_photo
-from ..synth.degradations import DEGRADATIONS, degrade, save_again
+from ..synth.degradations import DEGRADATIONS, degrade_crop, save_again
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #a9f21566
 CURVE_SEVERITIES = (.15, .3, .45, .6, .8, 1.) # of the curves; 0 is the photograph as it is
@@ -46,7 +46,7 @@ def degraded(
 )->dict[tuple, ndarray]: # (kind, severity) → (size,size,3), uint8; ('', 0) is the photograph itself
     "Degrade one photograph in every way."
     plain, mask = read_field(path, size, 2 * size)
-    variants = {(kind, s): degrade(plain, kind, s, fov=mask).rgb for kind in kinds for s in severities}
+    variants = {(kind, s): degrade_crop(plain, kind, s, mask) for kind in kinds for s in severities}
     return {('', 0.): plain} | variants
 
 # %% ../../nbs/10_errors/09_robustness.ipynb #f897658a

@@ -7,7 +7,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/03_synth/degradations.html.md"
 # %% auto #0
 __all__ = ['DEGRADATIONS', 'BUILT_IN_DEGRADATIONS', 'Field', 'degradation', 'defocus', 'motion', 'dark', 'over_exposed',
            'uneven_light', 'haze', 'low_contrast', 'noise', 'save_again', 'jpeg', 'flash_arc', 'artefact',
-           'random_region', 'Degraded', 'degrade']
+           'random_region', 'Degraded', 'degrade', 'degrade_crop']
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #fe8c2535
 from collections.abc import Callable
@@ -331,3 +331,14 @@ def degrade(
     if region is None: changed, mask = _everywhere(changed, picture, field, where, change.border)
     else: changed, mask = _within(changed, picture, field, where, region)
     return Degraded(np.where(mask[..., None], to_uint8(changed), rgb), mask)
+
+# %% ../../nbs/03_synth/04_degradations.ipynb #e485fb79
+def degrade_crop(
+    crop:ndarray, # of `crop_fov`, (S,S,3), uint8
+    kind:str, # a name in `DEGRADATIONS`
+    severity:float, # 0: unchanged, 1: certainly useless
+    fov:ndarray, # its field of view, (S,S) bool
+    seed:int=0, # chance: angle, place, grain
+)->ndarray: # (S,S,3), uint8
+    "Degrade a crop inside its field of view; what lies beside it stays as it is."
+    return np.where(fov[..., None], degrade(crop, kind, severity, fov=fov, seed=seed).rgb, crop)
