@@ -57,6 +57,7 @@ def as_type(
         return value if all(isinstance(word, str) for word in words) else None
     if origin is Literal: return next((word for word in inner if word == value and type(word) is type(value)), None)
     if isinstance(value, bool) and kind is not bool: return None
+    if kind in (int, float) and hasattr(value, 'dtype') and not value.ndim: value = value.item() # of numpy or torch
     if kind is float and isinstance(value, int): return float(value)
     return value if isinstance(kind, type) and isinstance(value, kind) else None
 
