@@ -10,6 +10,7 @@ __all__ = ['TYPE_WORDS', 'Between', 'describe_type', 'as_type', 'check_value', '
 # %% ../../nbs/01_core/08_arguments.ipynb #2fb877eb
 from collections.abc import Callable, Collection
 from inspect import Parameter, signature
+from os import PathLike, fspath
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from .text import nearest_word
@@ -57,7 +58,9 @@ def as_type(
         return value if all(isinstance(word, str) for word in words) else None
     if origin is Literal: return next((word for word in inner if word == value and type(word) is type(value)), None)
     if isinstance(value, bool) and kind is not bool: return None
+    if kind in (int, float) and hasattr(value, 'dtype') and not value.ndim: value = value.item() # of numpy or torch
     if kind is float and isinstance(value, int): return float(value)
+    if kind is str and isinstance(value, PathLike): return fspath(value)
     return value if isinstance(kind, type) and isinstance(value, kind) else None
 
 # %% ../../nbs/01_core/08_arguments.ipynb #dc94cd69

@@ -60,6 +60,7 @@ def progress_style(
     notebook:bool=False, # whether a notebook runs the code
 )->str: # 'bar', 'lines' or 'none'
     "Choose the kind of progress that suits the output."
+    if out.closed: return 'none'
     if out.isatty(): return 'bar'
     return 'none' if notebook else 'lines'
 

@@ -9,6 +9,7 @@ __all__ = ['SAMPLERS', 'sampler', 'draw_shuffled', 'draw_balanced', 'draw_weight
 
 # %% ../../nbs/04_data/14_samplers.ipynb #8a47a029
 from collections.abc import Callable
+from functools import partial
 from inspect import Parameter, signature
 
 import numpy as np
@@ -83,6 +84,4 @@ def make_sampler(
     "Make the function that draws the order of an epoch."
     draw, codes = SAMPLERS.find(kind), pd.Categorical(table.label).codes
     needed = signature(draw).parameters['weights'].default is Parameter.empty
-    weights = sample_weights(table) if needed else None
-    def draw_epoch(random): return draw(random, codes, weights)
-    return draw_epoch
+    return partial(draw, codes=codes, weights=sample_weights(table) if needed else None) # can be pickled

@@ -142,8 +142,9 @@ def small_study(
 # %% ../../nbs/10_errors/02_study.ipynb #bde98a23
 def check_examples(
     n:int, # photographs in each gallery
+    name:str='n_examples', # of the argument, for the message
+    none:str='no galleries', # what 0 means
 )->None:
     "Raise a ReportError for what is no number of photographs."
     if type(n) is not int or n < 0:
-        raise ReportError(f'n_examples: found {n!r}; expected a whole number of photographs, 0 or more '
-                          '(0: no galleries)')
+        raise ReportError(f'{name}: found {n!r}; expected a whole number of photographs, 0 or more (0: {none})')

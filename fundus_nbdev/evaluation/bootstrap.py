@@ -117,8 +117,8 @@ def check_resamples(
     n_boot:int, # resamples that were asked for
 )->None:
     "Raise a `PredictionError` unless resamples are none, or enough for an interval."
-    if n_boot and n_boot < 100:
-        raise PredictionError(f'n_boot: found {n_boot}; expected at least 100 resamples, or 0 for no intervals')
+    if n_boot and (not isinstance(n_boot, (int, np.integer)) or n_boot < 100):
+        raise PredictionError(f'n_boot: found {n_boot!r}; expected at least 100 resamples, or 0 for no intervals')
 
 # %% ../../nbs/06_evaluation/04_bootstrap.ipynb #6f83fd09
 def observed(

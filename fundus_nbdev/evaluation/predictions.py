@@ -12,6 +12,7 @@ __all__ = ['NOT_TO_FIT_ON', 'probability_columns', 'classes_of_predictions', 'pr
 
 # %% ../../nbs/06_evaluation/01_predictions.ipynb #99fcd719
 from pathlib import Path
+import os
 
 from fastcore.basics import listify
 import numpy as np
@@ -49,6 +50,7 @@ def describe_photos(
 )->pd.DataFrame: # path, patient, and split, fold, label where known; index 0…n-1
     "Return the columns of a photo table that predictions carry with them."
     table = photos if isinstance(photos, pd.DataFrame) else pd.DataFrame({'path': list(map(str, photos))})
+    if 'path' in table: table = table.assign(path=[os.fspath(p) if isinstance(p, Path) else p for p in table['path']])
     if 'patient' not in table: table = table.assign(patient=table['path'])
     known = [c for c in ('path', 'patient', 'split', 'fold', 'label') if c in table]
     return table[known].reset_index(drop=True)
@@ -201,6 +203,8 @@ def prediction_table(
     probabilities:np.ndarray, # (n_photos, n_classes), 0 to 1, rows sum to one; a tensor on the CPU will do
 )->pd.DataFrame: # prediction table, checked
     "Return photos and their probabilities as a prediction table, one row each."
+    if isinstance(classes, str): raise PredictionError(f'classes: found the text {classes!r}; expected a list of names')
+    if hasattr(probabilities, 'detach'): probabilities = probabilities.detach().double() # a tensor of any format
     described, values = describe_photos(photos), np.asarray(probabilities, dtype=float)
     expected = (len(described), len(classes))
     if values.shape != expected:

@@ -19,6 +19,7 @@ from .bootstrap import estimate, group_totals
 from .confusion import as_answers, groups_of, ratio
 from .predictions import check_predictions, fitting_part, scored_part
 from .risk_coverage import answered_and_wrong, confidence, surest_first
+from .thresholds import read_choice
 
 # %% ../../nbs/06_evaluation/19_selective.ipynb #6538a5e0
 @dataclass(frozen=True)
@@ -131,11 +132,8 @@ def score_selective(
     part = scored_part(predictions, split)
     answers = as_answers(part, group)
     answered = selective.answers(part) if isinstance(selective, Selective) else selective
-    if len(answered) != len(answers.truth):
-        raise PredictionError(f'answered: {len(answered)} values for {len(answers.truth)} scored photographs; '
-                              'expected one for each')
     of_class = np.eye(len(answers.classes))[answers.truth]
-    said = np.asarray(answered, bool)[:, None] * of_class
+    said = read_choice(answered, part, 'answered')[:, None] * of_class
     totals = group_totals(np.hstack([of_class, said, answers.right[:, None] * said]), answers.group)
 
     def shares(weights):

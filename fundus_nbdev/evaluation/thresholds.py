@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/06_evaluation/thresholds.html.
 
 # %% auto #0
 __all__ = ['RATES', 'positive_scores', 'log_odds', 'Threshold', 'fit_line', 'make_threshold', 'allowed_misses',
-           'threshold_for_sensitivity', 'threshold_for_specificity', 'rates_of_calls', 'score_threshold',
+           'threshold_for_sensitivity', 'threshold_for_specificity', 'rates_of_calls', 'read_choice', 'score_threshold',
            'plot_threshold']
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #b64c2cc3
@@ -181,6 +181,26 @@ def rates_of_calls(
     return rates, len(sums)
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #a612728e
+def read_choice(
+    chosen:pd.Series|np.ndarray|list, # True or False for each scored photograph; a Series goes by its index
+    part:pd.DataFrame, # scored rows of a prediction table
+    name:str, # of the argument, for a message
+)->np.ndarray: # (n,), bool, in the order of the rows
+    "Read which photographs were chosen, or raise a `PredictionError` for what says it of none."
+    values = pd.Series(chosen) if np.ndim(chosen) == 1 else pd.Series([])
+    if len(values) == 0 or not values.isin([True, False]).all():
+        found = repr(chosen) if np.ndim(chosen) == 0 else f'values such as {values.head(3).tolist()}'
+        raise PredictionError(f'{name}: found {found}; expected True or False for each scored photograph, '
+                              'such as predictions.p_Reject >= .3, or what was fitted')
+    if len(values) != len(part):
+        raise PredictionError(f'{name}: {len(values)} values for {len(part)} scored photographs; expected one for each')
+    if isinstance(chosen, pd.Series) and not values.index.equals(part.index):
+        if not values.index.is_unique or set(values.index) != set(part.index):
+            raise PredictionError(f'{name}: its index is not that of the scored photographs; expected the same, '
+                                  'or .to_numpy() of values in their order')
+        values = values[part.index]
+    return values.to_numpy(bool)
+
 def score_threshold(
     predictions:pd.DataFrame, # prediction table
     threshold:Threshold|pd.Series|np.ndarray, # or which scored photographs several of them call positive, (n,), bool
@@ -192,10 +212,7 @@ def score_threshold(
     "Score a threshold on photographs it was not fitted on, with 95 % intervals."
     part = scored_part(predictions, split)
     if isinstance(threshold, Threshold): positive, threshold = threshold.positive, threshold.call(part)
-    called = np.asarray(threshold, bool)[:, None]
-    if len(called) != len(part):
-        raise PredictionError(f'called: {len(called)} values for {len(part)} scored photographs; expected one for each')
-    rates, n_groups = rates_of_calls(part, positive, called, group)
+    rates, n_groups = rates_of_calls(part, positive, read_choice(threshold, part, 'called')[:, None], group)
     return estimate(rates, RATES, n_groups, n_boot)
 
 # %% ../../nbs/06_evaluation/15_thresholds.ipynb #aa8dd23b

@@ -22,7 +22,7 @@ from .classes import Classes, all_finite
 from .hooks import caller_autocast, network_of, unrecorded
 from .layer_view import look_at
 from .layers import Layer
-from ..models.summary import KeptBuffers, in_eval
+from ..models.summary import LOOKING, KeptBuffers, in_eval
 
 # %% ../../nbs/08_explain/08_gradcam.ipynb #a8127bd3
 def compute_maps(
@@ -54,8 +54,8 @@ class RepeatedCam:
         x:Tensor, # photos, (B,3,H,W)
         classes:Classes=None, # as for `grad_cam`
     )->Tensor: # maps, (B,C,h,w)
-        if not self.buffers.unchanged(): self.buffers = KeptBuffers(self.parts) # somebody trained, or loaded weights
-        with in_eval(self.parts), unrecorded(x) as photos:
+        with LOOKING, in_eval(self.parts), unrecorded(x) as photos:
+            if not self.buffers.unchanged(): self.buffers = KeptBuffers(self.parts) # trained meanwhile, or loaded
             try:
                 self.layer, look = look_at(self.model, photos, self.layer, classes)
                 with caller_autocast(photos.device.type, enabled=False): return compute_maps(look, self.method)

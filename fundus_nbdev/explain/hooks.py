@@ -25,6 +25,9 @@ def network_of(
 )->nn.Module: # the network itself
     "Find the network in what people have, or raise an ExplainError that says what to give."
     network = model if isinstance(model, nn.Module) else getattr(model, 'model', None)
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ExplainError('model: found a network in TorchScript, into which nobody can look; expected the nn.Module '
+                           'that it was made from')
     if isinstance(network, nn.Module): return network
     raise ExplainError(f'model: found {type(model).__name__}; expected a network (nn.Module), or a learner or bundle '
                        'that has one')

@@ -9,15 +9,16 @@ __all__ = ['replacement', 'removal_order', 'Curves', 'insertion_deletion']
 
 # %% ../../nbs/08_explain/19_insertion_deletion.ipynb #7e532cd4
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from ..core.arguments import Between, check_value
 from ..core.errors import ExplainError
 from .blind_explainers import merge_channels
-from .classes import Classes, class_probabilities
+from .classes import Classes, check_finite, class_probabilities
 from .gradients import answered_classes
 from .hooks import forward, isolated
 from .overlay import enlarged
@@ -71,7 +72,9 @@ def insertion_deletion(
     baseline:str|float|Tensor='blur', # as for `replacement`
 )->Curves: # one of each for each photo and class
     "Remove and insert pixels in the order of maps (Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421, 3.2)."
-    maps, chosen = merge_channels(maps), answered_classes(model, x, classes)
+    if not isinstance(maps, Tensor): raise ExplainError(f'maps: found {type(maps).__name__}; expected a tensor')
+    check_value('steps', steps, Annotated[int, Between(1, 100_000)], ExplainError)
+    maps, chosen = check_finite(merge_channels(maps), 'NaN or infinite maps'), answered_classes(model, x, classes)
     if maps.shape[:2] != chosen.shape:
         raise ExplainError(f'maps: found {tuple(maps.shape)}; '
                            f'expected {chosen.shape[0]} photos and {chosen.shape[1]} classes')

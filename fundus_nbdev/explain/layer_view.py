@@ -47,13 +47,15 @@ def class_gradients(
     scores:Tensor, # class scores, (B,N), that depend on the leaf
     leaf:Tensor, # what a layer returned, (B,…)
     chosen:Tensor, # classes, (B,C)
-)->Tensor: # (C,B,…)
+)->Tensor|None: # (C,B,…); None where the scores don't depend on the layer, or gradients are cut off between
     "Return the gradients of the chosen scores with respect to a layer."
+    if not scores.requires_grad: return None
     one_hot = nn.functional.one_hot(chosen.T, scores.shape[1]).to(scores.dtype)
     if len(one_hot) > 1:
         with suppress(RuntimeError): # an operation that can't be batched; anything else is raised again below
             return torch.autograd.grad(scores, leaf, one_hot, retain_graph=True, is_grads_batched=True)[0]
-    return torch.stack([torch.autograd.grad(scores, leaf, part, retain_graph=True)[0] for part in one_hot])
+    each = [torch.autograd.grad(scores, leaf, part, retain_graph=True, allow_unused=True)[0] for part in one_hot]
+    return None if any(gradient is None for gradient in each) else torch.stack(each)
 
 # %% ../../nbs/08_explain/07_layer_view.ipynb #ed5c54c7
 def parts_from_end(
@@ -164,10 +166,11 @@ class LayerView:
             _GRADIENTS.add(self.model.get_submodule(self.name))
             with self.autocast: self.leaf, self.scores = cut_at(self.model, self.x, self.name)
             self.photos = self.x
-        if not self.scores.requires_grad:
-            raise ExplainError(f'the class scores do not depend on layer {self.name}, or the network switches '
-                               'gradients off behind it (torch.no_grad, detach); choose a later layer')
         gradients = class_gradients(self.scores, self.leaf, chosen)
+        if gradients is None:
+            raise ExplainError(f'the class scores do not depend on layer {self.name}, or the network switches '
+                               'gradients off behind it (torch.no_grad, detach, quantised layers); choose a later '
+                               'layer, or a method without gradients, such as eigencam')
         return float_maps(gradients.flatten(0, 1), self.x).unflatten(0, gradients.shape[:2])
 
     def look(self,

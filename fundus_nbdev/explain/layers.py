@@ -119,9 +119,9 @@ def last_layer(
     larger_than:int=0, # places a side, 0 or more
 )->str: # dotted name
     "Return the last layer to finish whose maps have more than `larger_than` places a side."
-    if not isinstance(larger_than, int) or isinstance(larger_than, bool):
+    if not isinstance(larger_than, int) or isinstance(larger_than, bool) or larger_than < 0:
         raise ExplainError(f'layer: found {larger_than!r}; '
-                           'expected a module, its dotted name, a number of places, or None')
+                           'expected a module, its dotted name, a number of places (0 or more), or None')
     maps, tokens = layers_by_layout(model, x)
     layers = max((maps, tokens), key=len)
     fitting = [name for name, (_, h, w) in layers.items() if min(h, w) > larger_than]

@@ -66,14 +66,15 @@ def _to_rgb(
 
 # %% ../../nbs/02_photos/01_photo.ipynb #dfbe6d15
 def _deep_numbers(
-    image:ImageFile, # an opened picture, not yet decoded
+    image:Image.Image, # an opened picture, not yet decoded; or one in memory of a deep mode
     path:Path, # its file
 )->ndarray|None: # (H,W), or (H,W,4) where it is transparent, else (H,W,3); None for 8 bits a channel
     "Decode the numbers of a picture of more than 8 bits."
     if image.mode in ('F', 'I') or image.mode.startswith('I;16'):
         numbers = np.asarray(image)
         return numbers.astype(np.uint16) if image.mode == 'I' and image.format in ('PNG', 'PPM') else numbers
-    if image.mode not in ('RGB', 'RGBA') or not any(';16' in str(tile[3]) for tile in image.tile): return None
+    if image.mode not in ('RGB', 'RGBA') or not isinstance(image, ImageFile): return None
+    if not any(';16' in str(tile[3]) for tile in image.tile): return None
     image.load() # which notices a file that was cut short
     decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None: raise PhotoError(path, 'OpenCV refuses its 16 bits', 'save it with 8 bits a channel')
@@ -240,16 +241,34 @@ def _open_npz(
     return np.array(np.broadcast_to(picture if picture.ndim == 3 else picture[..., None], (*picture.shape[:2], 3)))
 
 # %% ../../nbs/02_photos/01_photo.ipynb #b030df74
+def _shallow(
+    image:Image.Image, # any mode
+)->Image.Image: # of 8 bits a channel
+    "Scale a picture of Pillow to 8 bits as its file would be; Pillow itself would cut what is over 255."
+    if image.mode not in ('F', 'I') and not image.mode.startswith('I;16'): return image
+    path = Path(getattr(image, 'filename', '') or 'a picture in memory')
+    numbers = _deep_numbers(image, path)
+    return image if numbers is None else _reduce_depth(image, numbers, path)
+
+def _mend_array(
+    picture:ndarray, # that is no picture
+)->str: # how to make one of it
+    "Say what to do with an array of another type or shape."
+    if picture.dtype != np.uint8: return 'bring it to 0–255 by the full scale of its camera, then .astype("uint8")'
+    if picture.ndim == 3 and len(picture) in (1, 3): return 'put the colours last: .transpose(1, 2, 0)'
+    return 'leave its opacity out: [..., :3]' if picture.shape[-1] == 4 else 'give one picture at a time'
+
 def _from_memory(
     picture:Image.Image|ndarray, # of Pillow, any mode; or uint8, (H,W), (H,W,1) or (H,W,3)
 )->ndarray: # (H,W,3), uint8
     "Convert a picture in memory to upright 8-bit RGB."
-    if isinstance(picture, Image.Image): return _to_rgb(ImageOps.exif_transpose(picture))
+    if not np.prod(picture.size): raise PhotoError('a picture in memory', 'it has no pixels', 'look at how it was cut')
+    if isinstance(picture, Image.Image): return _to_rgb(ImageOps.exif_transpose(_shallow(picture)))
     if picture.ndim == 2: picture = picture[..., None]
     if picture.ndim == 3 and picture.shape[2] in (1, 3) and picture.dtype == np.uint8:
         return np.array(np.broadcast_to(picture, (*picture.shape[:2], 3)))
     found = f'{picture.dtype} of shape {picture.shape}, expected uint8 and (H,W,3), RGB'
-    raise PhotoError('an array', found, 'bring it to 0–255 by the full scale of its camera, then .astype("uint8")')
+    raise PhotoError('an array', found, _mend_array(picture))
 
 # %% ../../nbs/02_photos/01_photo.ipynb #0e1cae1a
 Photo = str|Path|Image.Image|ndarray # a JPEG, PNG, TIFF, WebP or BMP file, 'file.npz#123'; or a picture in memory
@@ -260,6 +279,9 @@ def open_photo(
 )->ndarray: # pixels, (H,W,3), uint8, RGB, upright
     "Read a photo, whatever its format, depth, channels and orientation."
     if isinstance(path, (Image.Image, ndarray)): return _from_memory(path)
+    if not isinstance(path, (str, Path)):
+        found = f'found {type(path).__name__}; expected a file, a picture of Pillow, or an array'
+        raise PhotoError('photo', found, "give one photograph; a tensor's array is tensor.permute(1, 2, 0).numpy()")
     array = re.fullmatch(r'(.+\.npz)#(\d+)', str(path))
     try:
         if array: return _open_npz(Path(array[1]), int(array[2]))

@@ -93,5 +93,5 @@ def stated_white(
     "Return the largest number that a picture has room for, by its own word."
     if image.format in ('PPM', 'JPEG2000'): return 65535
     if isinstance(image, TiffImageFile): return _white_of_tiff(image.tag_v2)
-    bits = _significant_bits(path) if image.format == 'PNG' else None
+    bits = _significant_bits(path) if image.format == 'PNG' and path.is_file() else None
     return 2**bits - 1 if bits else None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from fastai.basics import rank_distrib
+from fastai.callback.mixup import MixHandler
 from numpy.random import Generator
 from torch import Tensor
 
@@ -110,11 +111,12 @@ class MixCB(SeededCB):
 
     def before_fit(self):
         super().before_fit()
-        mixers = [type(cb).__name__ for cb in self.learn.cbs if isinstance(cb, MixCB)]
+        mixers = [cb for cb in self.learn.cbs if isinstance(cb, (MixCB, MixHandler))] # MixHandler: fastai's own
         if len(mixers) < 2: return
-        ways = ', '.join(f'{name}()' for name in mixers)
-        raise TrainingError(f'{listed(mixers)} would mix the same batches; let each batch have one of them: '
-                            f'RandomChoiceMixCB([{ways}]), or mix_callbacks')
+        names = [type(cb).__name__ for cb in mixers]
+        remedy = f'let each batch have one of them: RandomChoiceMixCB([{"(), ".join(names)}()]), or mix_callbacks'
+        if any(isinstance(cb, MixHandler) for cb in mixers): remedy = 'leave out all but one'
+        raise TrainingError(f'{listed(names)} would mix the same batches; {remedy}')
 
     def before_batch(self):
         super().before_batch()

@@ -189,6 +189,7 @@ def make_recipe(
     values:dict, # nested as in TOML: {'seed': 1, 'data': {'size': 320}}; what is missing keeps its default
 )->Recipe:
     "Make a recipe from a nested dict, or raise a RecipeError for the first setting that can't be followed."
+    if not isinstance(values, dict): raise RecipeError(f'found {values!r}; expected a table of settings, a dictionary.')
     others = dict(values)
     model = others.pop('model', {})
     recipe = _build(Recipe, others | {'model': model}) # a network is looked up last: it takes seconds
@@ -200,6 +201,8 @@ def recipe_values(
     recipe:Recipe, # any
 )->dict[str, Any]: # nested as in TOML: a network's own arguments stand beside its name
     "Return a recipe as a nested dict."
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"found {recipe!r}; expected a recipe, such as find_recipe('photographs') gives.")
     return asdict(recipe) | {'model': {'name': recipe.model.name} | recipe.model.arguments}
 
 # %% ../../nbs/07_training/16_recipe.ipynb #4b6075d2
@@ -233,6 +236,7 @@ def read_toml(
     "Read a TOML file."
     try: return tomllib.loads(Path(file).read_text(encoding='utf-8-sig')) # an editor on Windows begins with a mark
     except FileNotFoundError as error: raise RecipeError(f'There is no recipe file {file}.') from error
+    except OSError as error: raise RecipeError(f'{file} is no recipe file: {error.strerror}.') from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f'{file} is not TOML: {error}. Expected lines like: epochs = 20') from error
 
@@ -254,9 +258,10 @@ def recipe_names()->list[str]: # sorted
 
 # %% ../../nbs/07_training/16_recipe.ipynb #a26d6ac4
 def recipe_file(
-    name:str, # of a shipped recipe, or a path to a TOML file
+    name:str|Path, # of a shipped recipe, or a path to a TOML file
 )->Path: # TOML
     "Return the file of a recipe."
+    name = str(name)
     if name in recipe_names(): return RECIPES/f'{name}.toml'
     if name.endswith('.toml'): return Path(name)
     near = nearest_word(name, recipe_names())
@@ -265,7 +270,7 @@ def recipe_file(
                       'A file of your own: a path that ends in .toml.')
 
 def find_recipe(
-    name:str, # of a shipped recipe, or a path to a TOML file
+    name:str|Path, # of a shipped recipe, or a path to a TOML file
 )->Recipe:
     "Read a shipped recipe by its name, or any recipe by its path."
     return read_recipe(recipe_file(name))

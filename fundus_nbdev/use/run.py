@@ -80,6 +80,7 @@ def run(
 )->Run|None: # None in all processes but the main one, where several train together
     "Do the whole job: train, score, explain, report (writes the run folder)."
     check_examples(n_examples)
+    check_examples(n_stability, 'n_stability', 'nothing is changed')
     CAM_METHODS.find(cam)
     start, shown = time.perf_counter(), Progress('auto' if progress else 'none')
     fitted = fit(recipe, folder, overwrite, shown, resume, skip_damaged)
