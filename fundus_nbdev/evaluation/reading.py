@@ -160,12 +160,12 @@ VALUES = ('probabilities', 'percent', 'logits', 'scores') # what columns of a fi
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #77ec7e6e
 def are_probabilities(
-    found:pd.DataFrame, # numbers of the columns p_<class>
-)->bool: # of two classes or more
-    "Tell whether every row sums to 1 already, but for rounding."
+    found:pd.DataFrame, # numbers of the columns p_<class>, or of the one of two classes
+)->bool: # all from 0 to 1, and of several columns with a sum of 1, but for rounding
+    "Tell whether a file holds probabilities already."
     values = found.to_numpy(float)
-    inside = len(found.columns) > 1 and ((values >= 0) & (values <= 1)).all()
-    return bool(inside and (abs(values.sum(1) - 1) <= sum_tolerance(values)).all())
+    whole = len(found.columns) == 1 or (abs(values.sum(1) - 1) <= sum_tolerance(values)).all()
+    return bool(whole and ((values >= 0) & (values <= 1)).all())
 
 # %% ../../nbs/06_evaluation/02_reading.ipynb #0b46b1bc
 def divide_by_sum(
@@ -206,9 +206,9 @@ def as_probabilities(
     found, problems = as_numbers(predictions).astype(float), []
     for c in found: problems += name_rows(predictions, ~np.isfinite(found[c]), c, 'expected a number')
     if problems: raise PredictionError('\n- '.join(['some values are not numbers:', *problems]))
-    if values == 'logits' and are_probabilities(found):
-        raise PredictionError("values='logits', but every row sums to 1: these are probabilities already, "
-                              'which softmax would change; leave that option out')
+    if values in ('logits', 'percent') and are_probabilities(found):
+        raise PredictionError(f'values={values!r}, but these are probabilities already: every number is from 0 to 1, '
+                              'and a row of several sums to 1; leave that option out')
     if negative is not None:
         whole = 100 if values == 'percent' else 1
         found.insert(0, f'p_{negative}', 0. if values == 'logits' else whole - found.squeeze(axis=1))
