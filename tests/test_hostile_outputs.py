@@ -92,7 +92,7 @@ def test_a_second_review_keeps_what_people_added(here):
     columns = ('rank', 'Path', 'label', 'p_label', 'corrected', 'note', 'Second reader')
     kept = keep_corrections(order, write_review(here, [(1, 'b', 'Bad', .2, '', '', 'Dr. A')], columns, ';'))
     assert kept.set_index('path')['Second reader'].to_dict() == {'a': '', 'b': 'Dr. A'}
-    for rows, said in {'labelled Good there, and Bad here': [('b', 'Good', '', '')], 'b is there twice': [('b', 'Bad', 'Good', ''), ('b', 'Bad', '', 'x')]}.items():
+    for said, rows in {'labelled Good there, and Bad here': [('b', 'Good', '', '')], 'b is there twice': [('b', 'Bad', 'Good', ''), ('b', 'Bad', '', 'x')]}.items():
         with pytest.raises(ReportError, match=said): keep_corrections(order, write_review(here, rows, ('path', 'label', 'corrected', 'note')))
 
 

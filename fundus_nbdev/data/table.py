@@ -210,7 +210,9 @@ def read_table(
 )->DataFrame: # photo table; attrs: layout, source, classes, left_out, notes
     "Read a photo table from a folder per class, any CSV, DRIMDB, EyeQ or arrays; `check_table` says if it can be used."
     source = Path(os.path.abspath(Path(source).expanduser()))
-    if not source.exists(): raise TableError(f'{source} does not exist. Expected a folder, a CSV or an .npz file.')
+    if not source.exists():
+        raise TableError(f'{source} does not exist. Expected a folder, a CSV or an .npz file. If it was moved, put it '
+                         'back there.')
     if not is_utf8(str(source)): raise TableError(f'{source}: a name in this path is no UTF-8. Rename it.')
     if source.is_dir(): source = unwrap(source)
     files = label_files(source) if source.is_dir() else [source]
