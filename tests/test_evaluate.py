@@ -14,7 +14,7 @@ from fundus_nbdev.core.output_folder import entries
 from fundus_nbdev.cli import app
 from fundus_nbdev.core.errors import PredictionError
 from fundus_nbdev.data.photo_table import near_equal
-from fundus_nbdev.data.table import MISSING
+from fundus_nbdev.data.table import NOBODY
 from fundus_nbdev.evaluation.compare import compare, compare_models, rank_models
 from fundus_nbdev.evaluation.metrics import METRICS, evaluate, metric, metric_names
 from fundus_nbdev.evaluation.multi_run import evaluate_runs
@@ -227,7 +227,7 @@ def test_what_is_unclear_is_asked(table, said, words, tmp_path):
     if words: assert fundus_evaluate(write(tmp_path, table), *words)[0] == 0
 
 
-@pytest.mark.parametrize('word', ['', 'NA', 'nan'])
+@pytest.mark.parametrize('word', ['', 'NA', 'nan', '-', 'None', 'unknown'])
 def test_nobody_is_no_patient(word, tmp_path):
     told = []
     read = read_predictions(write(tmp_path, TABLE.assign(patient=[word] * 5 + list(TABLE.patient[5:]))), say=told.append)
@@ -257,7 +257,7 @@ def test_rounded_probabilities(digits, logits_refused, tmp_path):
     assert ('probabilities already' in text) == logits_refused
 
 
-names = st.text(st.characters(exclude_categories=['Cs', 'Cc']), min_size=1, max_size=12).filter(lambda name: name.strip().lower() not in MISSING)
+names = st.text(st.characters(exclude_categories=['Cs', 'Cc']), min_size=1, max_size=12).filter(lambda name: name.strip().lower() not in NOBODY)
 shares = st.lists(st.floats(0, 1), min_size=2, max_size=2).map(lambda two: (min(two), max(two) - min(two), 1 - max(two)))
 
 

@@ -183,7 +183,7 @@ def test_missing_values_are_missing(here):
     table = read_table(write_rows(here, 'labels.csv', rows, ('image', 'quality', 'patient')))
     assert set(table.label) == {'Good', 'Bad'} and len(table) == 10
     assert table.patient.nunique() == 1 + (table.patient != 'p7').sum()
-    assert [note.split(':')[0] for note in table.attrs['notes']] == ['left out, without a label', 'without a patient']
+    assert [note.split(':')[0] for note in table.attrs['notes']] == ['image is the path, quality the label', 'left out, without a label', 'without a patient']
 
 
 def test_columns_of_other_programs(here):

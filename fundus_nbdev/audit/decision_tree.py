@@ -202,6 +202,12 @@ class TreeAnswer(NamedTuple):
         return min(value, 1 - largest_error_rate(self.fewest)) if low == high else low
 
     @property
+    def high(self)->float: # 0–1; NaN without resamples
+        "Return the largest balanced accuracy that still fits; where no resample differs, what so few patients allow."
+        low, high = self.scores.loc['balanced_accuracy', ['low', 'high']]
+        return max(high, largest_error_rate(self.fewest)) if low == high else high
+
+    @property
     def useful(self)->bool: # clearly better than chance?
         "Return whether there is anything to show."
         return self.low > self.chance + .1
@@ -256,7 +262,7 @@ def _describe_useless(tree, score):
     if np.isnan(tree.low):
         return ("Whether they tell more together can't be judged, because no resamples were drawn (--n-boot): a small "
                 f'decision tree, {judged} has a balanced accuracy of {score}; {chance}.')
-    if tree.scores.loc['balanced_accuracy', 'high'] > tree.chance + .1:
+    if tree.high > tree.chance + .1:
         return (f'Whether they tell more together is open: a small decision tree, {judged} has a balanced accuracy of '
                 f'{score}; {chance}.')
     return (f'Together they tell no more: a small decision tree, {judged} is not, or hardly, better than chance '

@@ -41,7 +41,8 @@ from ..core.files import write_whole
 from ..core.output_folder import remove_results, report_folder
 from ..core.html import as_jpeg, as_png, as_uri, render_page
 from ..core.text import counted, listed, numbered
-from ..data.photo_table import count_photos, describe_reading, double_problems, shape_problems, value_problems
+from ..data.photo_table import (alias_problems, count_photos, describe_reading, double_problems,
+    shape_problems, value_problems)
 from ..data.table import read_table
 from ..photos.photo import show_photos
 
@@ -50,7 +51,8 @@ def check_audit_table(
     table:DataFrame, # photo table
 )->DataFrame: # the same table
     "Raise an AuditError for a table whose photographs, labels or patients aren't known."
-    problems = list(shape_problems(table)) or [*value_problems(table), *double_problems(table)]
+    problems = list(shape_problems(table)) or [
+        *value_problems(table), *double_problems(table), *alias_problems(table)]
     if problems: raise AuditError(numbered('These photographs cannot be looked at:', problems))
     return table
 

@@ -50,7 +50,7 @@ def make_folder(
     command:str, # that writes into it
 )->None:
     "Make and mark a folder and what is missing above it; raises `FileExistsError` where it is there. Writes files."
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    missing = [place for place in (folder, *folder.parents) if place.name != '..' and not place.exists()]
     folder.mkdir(parents=True)
     for place in missing: mark_folder(place, command)
 

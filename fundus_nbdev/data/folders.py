@@ -6,10 +6,11 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/04_data/folders.html.md"""
 
 # %% auto #0
 __all__ = ['ENDINGS', 'OF_SYSTEMS', 'SPLITS', 'is_hidden', 'why_not_entered', 'why_no_photo', 'is_utf8', 'Found', 'search_photos',
-           'describe_left_out', 'guess_patients', 'folder_labels', 'read_folder']
+           'describe_left_out', 'guess_patients', 'folder_labels', 'check_parts', 'describe_inner_folders',
+           'read_folder']
 
 # %% ../../nbs/04_data/02_folders.ipynb #3e805002
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 import os
@@ -19,7 +20,7 @@ import pandas as pd
 
 from ..core.errors import TableError
 from ..core.output_folder import has_results, made_by
-from ..core.text import counted, some
+from ..core.text import counted, listed, some
 
 # %% ../../nbs/04_data/02_folders.ipynb #84bb376a
 ENDINGS = {
@@ -122,6 +123,32 @@ def folder_labels(
     if split: del folders[0]
     return (folders[0] if folders else None), split
 
+# %% ../../nbs/04_data/02_folders.ipynb #b1d432a6
+def check_parts(
+    places:list[Path], # of photographs, relative to the folder of the set
+)->None: # nothing
+    "Raise a `TableError` where some folders are parts of a split, and others are not."
+    counts = Counter(place.parts[0] for place in places if len(place.parts) > 1)
+    parts = sorted(name for name in counts if name.lower() in SPLITS)
+    others = [f'{name} ({counted(n, "photograph")})' for name, n in sorted(counts.items()) if name not in parts]
+    if not (parts and others): return
+    are = 'are parts' if len(parts) > 1 else 'is a part'
+    raise TableError(f'The folders don\'t go together: {listed(parts)} {are} of a split, but not {some(others)}. '
+                     'Give each the name of a part (train, valid, test), or move it away.')
+
+def describe_inner_folders(
+    places:list[Path], # of photographs, relative to the folder of the set
+)->list[str]: # a sentence, where there are any
+    "Say that all classes have the same folders in them, which may be the classes that were meant."
+    inner:dict[str|None, set[str]] = defaultdict(set)
+    for place in places:
+        label, split = folder_labels(place)
+        inner[label] |= set(place.parts[2 if split else 1:-1][:1])
+    same = sorted(set.intersection(*inner.values()))
+    if len(inner) < 2 or len(same) < 2: return []
+    return [f'the classes are {listed(sorted(map(str, inner)))}, the first folders; each of them has the folders '
+            f'{listed(same)}: if these are the classes, write a labels.csv with the columns path,label']
+
 # %% ../../nbs/04_data/02_folders.ipynb #1ae82968
 def read_folder(
     folder:Path, # of the set
@@ -135,7 +162,9 @@ def read_folder(
     if not photos:
         raise TableError('\n'.join([f'No photographs below {folder}. Looked for files that end in '
                                     f'{", ".join(sorted(ENDINGS))}.', *notes]))
-    labels, splits = zip(*[folder_labels(photo.relative_to(folder)) for photo in photos])
+    places = [photo.relative_to(folder) for photo in photos]
+    check_parts(places)
+    labels, splits = zip(*map(folder_labels, places))
     if not any(labels):
         raise TableError(f'{folder} has {counted(len(photos), "photograph")}, but no folders that say their class '
                          f'({some(photo.name for photo in photos)}). Put them into one folder per class (Good/x.jpg), '
@@ -143,5 +172,5 @@ def read_folder(
     paths = [str(photo) for photo in photos]
     table = pd.DataFrame({'path': paths, 'label': labels, 'patient': guess_patients(paths, folder)})
     if any(splits): table = table.assign(split=splits)
-    table.attrs['notes'] = notes
+    table.attrs['notes'] = notes + describe_inner_folders(places)
     return table

@@ -7,7 +7,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/04_data/photo_table.html.md"""
 # %% auto #0
 __all__ = ['ORDERS', 'file_of', 'order_classes', 'classes_of', 'keep_classes', 'describe_reading', 'near_equal', 'count_photos',
            'shape_problems', 'some_rows', 'value_problems', 'label_problems', 'split_problems', 'double_problems',
-           'file_problems', 'open_problem', 'broken_problems', 'check_table']
+           'file_problems', 'alias_problems', 'open_problem', 'broken_problems', 'check_table']
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #27d9537f
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from pandas import DataFrame
 
 from ..core.errors import PhotoError, TableError
 from ..core.parallel import map_threads
-from ..core.text import counted, numbered, some
+from ..core.text import composed, counted, numbered, some
 from ..photos.photo import open_photo
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #4b37293e
@@ -89,7 +89,7 @@ def near_equal(
     "Find names that differ only in case, spaces, or as numbers: Good and GOOD, 0 and 0.0."
     groups:dict[str, set[str]] = {}
     for name in names:
-        word = re.sub(r'[\s_-]+', ' ', name).strip().casefold()
+        word = re.sub(r'[\s_-]+', ' ', composed(name)).strip().casefold()
         if re.fullmatch(r'-?\d+(\.\d*)?', word): word = str(float(word))
         groups.setdefault(word, set()).add(name)
     return [sorted(group) for group in groups.values() if len(group) > 1]
@@ -188,6 +188,17 @@ def file_problems(
     missing = [file for file in files if not os.path.isfile(file)]
     if missing: yield f'{len(missing):,} of {counted(len(files), "file")} missing: {some(missing)}'
 
+# %% ../../nbs/04_data/01_photo_table.ipynb #5fb9a024
+def alias_problems(
+    table:DataFrame, # photo table
+)->Iterator[str]: # what is wrong, in words
+    "Find files that are in the table under several paths."
+    paths = pd.Series(table.path.dropna().astype(str).unique(), dtype=str)
+    real = paths.map(os.path.realpath)
+    groups = paths.groupby(real[real.duplicated(keep=False)]).agg(' = '.join)
+    if len(groups): yield (f'{counted(len(groups), "file")} more than once in the table, under several paths: '
+                           f'{some(groups)}; keep one of them')
+
 # %% ../../nbs/04_data/01_photo_table.ipynb #7744e94d
 def open_problem(
     path:str, # of a photograph
@@ -219,7 +230,7 @@ def check_table(
     if not problems:
         problems += [*value_problems(table), *label_problems(table, classes)]
         problems += [*split_problems(table), *double_problems(table)]
-        if files: problems += file_problems(table)
+        if files: problems += [*file_problems(table), *alias_problems(table)]
         if open_files: problems += broken_problems(table)
     if problems: raise TableError(numbered('This table cannot be used:', problems))
     return table

@@ -75,13 +75,13 @@ class Pixels:
 
 # %% ../../nbs/04_data/12_pixels.ipynb #6233599e
 def _open(stem:Path)->tuple[ndarray, dict[int, str]]|None:
-    "Open a whole cache, and note that it was used just now; None if there is none."
+    "Open a whole cache, and note that it was used just now; None if there is none, or none that can be read."
     try:
         note = stem.with_suffix('.json')
         os.utime(note)
         bad = {int(i): reason for i, reason in json.loads(note.read_text()).items()}
         return np.load(stem.with_suffix('.npy'), mmap_mode='r'), bad
-    except FileNotFoundError: return None
+    except (FileNotFoundError, EOFError, ValueError): return None # not there, or damaged
 
 # %% ../../nbs/04_data/12_pixels.ipynb #f7ddbc1b
 Side = Annotated[int, Between(1, 10_000)] # of a square, px

@@ -206,7 +206,9 @@ def check_split(
     if column == 'split':
         train = set(table.label[table.split == 'train'])
         absent = [name for name in classes_of(table) if name not in train]
-        if absent: problems.append(f'no photograph of class {", ".join(absent)} to train on')
+        others = ','.join(name for name in classes_of(table) if name in train)
+        if absent: problems.append(f'no photograph of class {", ".join(absent)} to train on: add some, or leave it out '
+                                   f'(--set data.classes={others})')
     if problems: raise TableError(numbered('This split cannot be used:', problems))
     return table
 

@@ -101,7 +101,11 @@ def open_checkpoint(
 )->dict|None: # state; None to begin from the beginning
     "Read the checkpoint to go on from, and say where that is."
     state = newest_checkpoint(folder/'checkpoints', about, skip_damaged)
-    if not state: return None
+    if not state:
+        if (folder/'history.csv').exists(): # something was trained here before
+            say(f'Nothing to go on from: {folder} has neither a whole network in bundle/ nor a checkpoint in '
+                'checkpoints/. The training begins from the beginning')
+        return None
     if state['epoch'] >= state['epochs']: say('The training had come to its end')
     else: say(f'Going on in epoch {state["epoch"] + 1} of {state["epochs"]}, after {state["batch"]} batches')
     now = software_versions()

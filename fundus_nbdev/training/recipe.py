@@ -18,6 +18,7 @@ from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, get_type_hints
 import json
 import re
+import shlex
 import tomllib
 
 import tomli_w
@@ -236,7 +237,8 @@ def read_toml(
     "Read a TOML file."
     try: return tomllib.loads(Path(file).read_text(encoding='utf-8-sig')) # an editor on Windows begins with a mark
     except FileNotFoundError as error: raise RecipeError(f'There is no recipe file {file}.') from error
-    except OSError as error: raise RecipeError(f'{file} is no recipe file: {error.strerror}.') from error
+    except OSError as error:
+        raise RecipeError(f'{file} can not be read: {error.strerror}. Give a TOML file.') from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f'{file} is not TOML: {error}. Expected lines like: epochs = 20') from error
 
@@ -266,6 +268,7 @@ def recipe_file(
     if name.endswith('.toml'): return Path(name)
     near = nearest_word(name, recipe_names())
     hint = f': did you mean {near!r}?' if near else '.'
+    if Path(name).exists(): hint = f'; for the photographs there: fundus run --data {shlex.quote(name)}.'
     raise RecipeError(f'There is no recipe {name!r}{hint} Shipped: {", ".join(recipe_names())}. '
                       'A file of your own: a path that ends in .toml.')
 
