@@ -6,7 +6,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/04_data/folders.html.md"""
 
 # %% auto #0
 __all__ = ['ENDINGS', 'OF_SYSTEMS', 'SPLITS', 'is_hidden', 'why_not_entered', 'why_no_photo', 'is_utf8', 'Found', 'search_photos',
-           'describe_left_out', 'guess_patients', 'folder_labels', 'check_parts', 'describe_inner_folders',
+           'describe_left_out', 'guess_patients', 'folder_labels', 'check_part_folders', 'describe_inner_folders',
            'read_folder']
 
 # %% ../../nbs/04_data/02_folders.ipynb #3e805002
@@ -124,7 +124,7 @@ def folder_labels(
     return (folders[0] if folders else None), split
 
 # %% ../../nbs/04_data/02_folders.ipynb #b1d432a6
-def check_parts(
+def check_part_folders(
     places:list[Path], # of photographs, relative to the folder of the set
 )->None: # nothing
     "Raise a `TableError` where some folders are parts of a split, and others are not."
@@ -163,7 +163,7 @@ def read_folder(
         raise TableError('\n'.join([f'No photographs below {folder}. Looked for files that end in '
                                     f'{", ".join(sorted(ENDINGS))}.', *notes]))
     places = [photo.relative_to(folder) for photo in photos]
-    check_parts(places)
+    check_part_folders(places)
     labels, splits = zip(*map(folder_labels, places))
     if not any(labels):
         raise TableError(f'{folder} has {counted(len(photos), "photograph")}, but no folders that say their class '
