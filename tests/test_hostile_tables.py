@@ -147,9 +147,3 @@ def test_what_was_taken_for_labels_by_its_name_is_said(fundus, here):
     (here/'data'/'training_log.csv').write_text('epoch,loss\n1,2\n')
     code, text = fundus('eda', 'data', *QUICK)
     assert code == 1 and 'are taken for labels' in text and text.count('\n') == 1, text
-
-
-def test_photographs_of_which_none_is_there(fundus, here):
-    pd.DataFrame({'path': [f'https://x.org/{i}.png' for i in range(4)], 'label': LABELS * 2}).to_csv(here/'set.csv', index=False)
-    code, text = fundus('eda', 'set.csv', *QUICK)
-    assert code == 1 and 'None of 4 photographs could be read' in text and not (here/'eda'/'set'/'eda.html').exists(), text

@@ -307,6 +307,8 @@ def audit(
     steps = Steps(progress, n, ['measurements', *DUPLICATE_STEPS, 'shortcuts'])
     with steps.step('measurements') as show: measures = measure_table(table, folder, show)
     unreadable = measures.attrs['unreadable']
+    if len(unreadable) == n:
+        raise AuditError(f'None of {counted(n, "photograph")} could be read: {next(iter(unreadable.values()))}')
     twins = find_duplicates(table, feature_neighbours(embedder), twin_progress)
     with steps.step('shortcuts'): shortcuts = find_shortcuts(table, measures, suspects, n_boot)
     pairs, unreadable = compare_pairs(twins.pairs, table, measures), twins.unreadable | unreadable

@@ -22,7 +22,6 @@ from PIL import Image, UnidentifiedImageError
 
 from ..core.errors import AuditError
 from ..core.files import write_whole
-from ..core.text import counted
 from ..data.photo_table import file_of
 from ..photos.factors import FACTORS, quality_factors
 from ..photos.field_of_view import FieldOfView, crop_fov, find_fov
@@ -207,10 +206,7 @@ def measure_table(
             _keep(file, found)
             saved = time.monotonic()
     if file: _keep(file, found)
-    measures = _as_table({path: found[path] for path in paths}, MEASURED_COLUMNS)
-    if len(reasons := list(measures.attrs['unreadable'].values())) == len(paths):
-        raise AuditError(f'None of {counted(len(paths), "photograph")} could be read: {reasons[0]}')
-    return measures
+    return _as_table({path: found[path] for path in paths}, MEASURED_COLUMNS)
 
 def _keep(file, found):
     "Write what was measured; photographs that can't be read are tried again next time."
