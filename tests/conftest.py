@@ -44,6 +44,20 @@ def fundus(monkeypatch, capsys): # fundus('run', …) → exit code, what it pri
     return call
 
 
+@pytest.fixture
+def here(monkeypatch, tmp_path): # the current folder
+    monkeypatch.setenv('FUNDUS_CACHE', str(tmp_path/'cache'))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope='module')
+def own_cache(tmp_path_factory): # of photographs, for the tests of a file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('FUNDUS_CACHE', str(tmp_path_factory.mktemp('cache')))
+        yield
+
+
 @pytest.fixture(scope='session')
 def photos(tmp_path_factory): # a folder per class, 12 photographs and one that is broken
     folder = tmp_path_factory.mktemp('data')/'photos'

@@ -65,10 +65,7 @@ def write_photos(folder, n, first=0): # photo table
 
 
 @pytest.fixture(scope='module')
-def table(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('fastai')
-    os.environ['FUNDUS_CACHE'] = str(folder/'cache')
-    return write_photos(folder/'photos', 24)
+def table(tmp_path_factory, own_cache): return write_photos(tmp_path_factory.mktemp('fastai')/'photos', 24)
 
 
 @pytest.fixture(scope='module')

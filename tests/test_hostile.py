@@ -38,13 +38,6 @@ def draw_set(folder, n=8, names=('Good', 'Bad'), ending='.jpg'):
     return folder
 
 
-@pytest.fixture
-def here(monkeypatch, tmp_path): # the current folder
-    monkeypatch.setenv('FUNDUS_CACHE', str(tmp_path/'cache'))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 # what a command wrote is no data
 
 def test_own_output_is_no_data(fundus, here, monkeypatch):

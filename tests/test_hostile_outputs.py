@@ -13,13 +13,6 @@ from fundus_nbdev.errors.label_issues import keep_corrections
 from fundus_nbdev.training.fit import open_checkpoint
 
 
-@pytest.fixture
-def here(monkeypatch, tmp_path): # the current folder
-    monkeypatch.setenv('FUNDUS_CACHE', str(tmp_path/'cache'))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def answers(n=20, **columns): # a table of predictions
     "Answer photographs of two classes."
     p = [.2 + .03 * i for i in range(n)]

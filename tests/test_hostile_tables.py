@@ -14,13 +14,6 @@ QUICK = ['--n-boot', '0', '--n-examples', '1']
 LABELS = ['Good', 'Bad']
 
 
-@pytest.fixture
-def here(monkeypatch, tmp_path): # the current folder
-    monkeypatch.setenv('FUNDUS_CACHE', str(tmp_path/'cache'))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def photos(folder, n=8): # paths from `folder`
     "Draw photographs into a folder img."
     for i in range(n): draw(folder/'img'/f'{i:03}.png', i, 40)

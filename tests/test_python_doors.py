@@ -22,9 +22,8 @@ SIZE, CLASSES = 24, ['Good', 'Usable', 'Reject']
 
 
 @pytest.fixture(scope='module')
-def table(tmp_path_factory): # 18 pictures of noise, each of its own colour
+def table(tmp_path_factory, own_cache): # 18 pictures of noise, each of its own colour
     folder = tmp_path_factory.mktemp('doors')
-    os.environ['FUNDUS_CACHE'] = str(folder/'cache')
     random, rows = np.random.default_rng(0), []
     for i in range(18):
         picture = random.integers(60, 200, (40, 40, 3)) // 2 + random.integers(0, 100, 3)

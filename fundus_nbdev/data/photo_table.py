@@ -21,7 +21,7 @@ from pandas import DataFrame
 
 from ..core.errors import PhotoError, TableError
 from ..core.parallel import map_threads
-from ..core.text import composed, counted, numbered, some
+from ..core.text import counted, folded, numbered, some
 from ..photos.photo import open_photo
 
 # %% ../../nbs/04_data/01_photo_table.ipynb #4b37293e
@@ -89,7 +89,7 @@ def near_equal(
     "Find names that differ only in case, spaces, or as numbers: Good and GOOD, 0 and 0.0."
     groups:dict[str, set[str]] = {}
     for name in names:
-        word = re.sub(r'[\s_-]+', ' ', composed(name)).strip().casefold()
+        word = folded(name)
         if re.fullmatch(r'-?\d+(\.\d*)?', word): word = str(float(word))
         groups.setdefault(word, set()).add(name)
     return [sorted(group) for group in groups.values() if len(group) > 1]

@@ -6,11 +6,12 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/04_data/table.html.md"""
 
 # %% auto #0
 __all__ = ['MISSING', 'NOBODY', 'part_in_name', 'label_files', 'visible', 'unwrap', 'read_file', 'read_parts',
-           'describe_unlisted', 'detect_layout', 'is_missing', 'complete_labels', 'how_to_join', 'complete_patients',
-           'some_paths', 'with_note', 'patient_key', 'join_spellings', 'read_table']
+           'describe_unlisted', 'detect_layout', 'means_nothing', 'is_missing', 'complete_labels', 'how_to_join',
+           'complete_patients', 'some_paths', 'with_note', 'patient_key', 'join_spellings', 'read_table']
 
 # %% ../../nbs/04_data/05_table.ipynb #b96dc8d3
 from pathlib import Path
+from typing import Any
 import os
 import re
 import shlex
@@ -19,7 +20,7 @@ import pandas as pd
 from pandas import DataFrame
 
 from ..core.errors import TableError
-from ..core.text import composed, counted, some
+from ..core.text import composed, counted, folded, some
 from .arrays import read_npz
 from .csv_files import ROLES, read_csv
 from .folders import SPLITS, is_hidden, is_utf8, read_folder, search_photos, why_not_entered
@@ -118,12 +119,19 @@ def detect_layout(
 MISSING = {'', 'na', 'n/a', '#n/a', 'nan', 'null', '<na>'} # in small letters
 NOBODY = MISSING | {'none', 'unknown', 'anonymous', 'n.a.', '-', '?'} # as a patient
 
+def means_nothing(
+    value:Any, # in a table
+    words:set[str]=MISSING, # that stand for nothing, in small letters
+)->bool: # True: as good as empty
+    "Tell whether a word stands for nothing."
+    return str(value).strip().lower() in words
+
 def is_missing(
     values:pd.Series, # words, or None
     words:set[str]=MISSING, # that stand for nothing, in small letters
 )->pd.Series: # bool
     "Tell which values stand for nothing."
-    return values.isna() | values.astype(str).str.strip().str.lower().isin(words)
+    return values.isna() | values.map(lambda value: means_nothing(value, words)).astype(bool)
 
 # %% ../../nbs/04_data/05_table.ipynb #d21fdae4
 def complete_labels(
@@ -186,8 +194,7 @@ def patient_key(
     name:str, # of a patient, as a table has it
 )->str: # the same for all its spellings
     "Return a patient's name without case, kind of gap, zeros in front of a number, and .0 behind it."
-    word = re.sub(r'[\s_-]+', ' ', composed(name)).strip().casefold()
-    return re.sub(r'^0*(\d+)(\.0*)?$', r'\1', word)
+    return re.sub(r'^0*(\d+)(\.0*)?$', r'\1', folded(name))
 
 def join_spellings(
     table:DataFrame, # photo table whose patients were named by a file

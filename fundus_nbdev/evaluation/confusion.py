@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..core.errors import PredictionError
-from ..data.table import is_missing
+from ..data.table import means_nothing
 from .predictions import classes_of_predictions, probabilities, scored_part
 
 # %% ../../nbs/06_evaluation/05_confusion.ipynb #ec321002
@@ -47,8 +47,9 @@ def groups_of(
     if group not in part:
         raise PredictionError(f'no column {group!r} to resample by; the table has {", ".join(part.columns)}, '
                               'or pass group=None')
-    groups = pd.factorize(part[group].mask(is_missing(part[group])))[0]
-    if empty := (groups < 0).sum():
+    groups, names = pd.factorize(part[group])
+    nothing = np.array([*map(means_nothing, names), True]) # the last is -1, NaN
+    if empty := nothing[groups].sum():
         raise PredictionError(f'column {group}: {empty} rows are empty; expected a value in each, or group=None')
     return groups
 
