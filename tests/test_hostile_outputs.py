@@ -105,3 +105,16 @@ def test_no_clinic_is_no_clinic(fundus, here, word):
     answers(clinic=['A', 'B', 'C', word] * 5).to_csv('p.csv', index=False)
     code, text = fundus('evaluate', 'p.csv', '--group', 'clinic', '--n-boot', '100')
     assert code == 2 and 'column clinic: 5 rows are empty' in text, text
+
+
+# words that a person chose stand in figures as they are
+
+def test_a_class_that_looks_like_a_formula(fundus, here):
+    name = r'$\frac$'
+    draw_set(here/'data', 4, (name, '5$–9$'))
+    code, text = fundus('eda', 'data', '--out', 'look')
+    assert code == 0 and 'Traceback' not in text, text
+    table = answers().rename(columns={'p_Good': f'p_{name}'}).replace('Good', name)
+    table.to_csv('p.csv', index=False)
+    code, text = fundus('evaluate', 'p.csv', '--n-boot', '100', '--out', 'scored')
+    assert code == 0 and list((here/'scored').rglob('*.png')), text

@@ -1,5 +1,6 @@
 "Bundles with a wrong sidecar, answers to pixels of another scale, choices that are none, recipes by path."
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,11 +11,16 @@ from torch import nn
 
 from fundus_nbdev.core.errors import BundleError, PredictionError, RecipeError, ReportError
 from fundus_nbdev.core.progress import Progress
+from fundus_nbdev.evaluation.calibrate import fit_temperature, fit_vector
+from fundus_nbdev.evaluation.conformal import fit_conformal
+from fundus_nbdev.evaluation.costs import threshold_for_cost
 from fundus_nbdev.evaluation.metrics import evaluate
 from fundus_nbdev.evaluation.predictions import prediction_table
-from fundus_nbdev.evaluation.selective import score_selective
+from fundus_nbdev.evaluation.risk_coverage import risk_coverage
+from fundus_nbdev.evaluation.selective import fit_selective, score_selective
 from fundus_nbdev.evaluation.simulate import draw_predictions
-from fundus_nbdev.evaluation.thresholds import score_threshold
+from fundus_nbdev.evaluation.thresholds import score_threshold, threshold_for_sensitivity
+from fundus_nbdev.models.architectures import ARCHITECTURES
 from fundus_nbdev.models.bundle import BundleInfo, load_bundle, save_bundle, update_bundle
 from fundus_nbdev.models.resnet import resnet
 from fundus_nbdev.training.recipe import find_recipe, make_recipe, override
@@ -166,3 +172,31 @@ def test_progress_where_nothing_can_be_shown(monkeypatch, tmp_path):
     progress = Progress('auto')
     progress.say('a word')
     assert progress.style == 'none'
+
+
+@pytest.mark.parametrize('call, found', [
+    (lambda p: fit_temperature(p, penalty=-1), "penalty = -1"), (lambda p: fit_vector(p, penalty='10'), "penalty = '10'"),
+    (lambda p: risk_coverage(p, points=0), 'points = 0'), (lambda p: fit_conformal(p, '0.1'), "alpha = '0.1'"),
+    (lambda p: fit_selective(p, '.05'), "risk = '.05'"), (lambda p: fit_selective(p, sure='.95'), "sure = '.95'"),
+    (lambda p: threshold_for_sensitivity(p, 'Good', '.9'), "share = '.9'"), (lambda p: threshold_for_sensitivity(p, 'Good', sure='.9'), "sure = '.9'"),
+    (lambda p: threshold_for_cost(p, 'Good', '2', 1), "miss = '2'"), (lambda p: threshold_for_cost(p, 'Good', 2, 1, '.5'), "prevalence = '.5'")])
+def test_numbers_that_are_none(call, found):
+    predictions = draw_predictions(200, split={'valid': .5, 'test': .5})
+    with pytest.raises(PredictionError, match=re.escape(found)): call(predictions)
+
+
+class Tied(nn.Module):
+    "A network with one tensor under two names."
+    def __init__(self, n_classes=3):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, n_classes)
+        self.second.weight = self.first.weight
+
+    def forward(self, x): return self.second(self.first(x.mean((2, 3))))
+
+
+def test_weights_that_are_shared(tmp_path, monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, 'tied', Tied)
+    save_bundle(tmp_path/'b', Tied(), BundleInfo(**FACTS | {'architecture': 'tied', 'arguments': {}}))
+    model = load_bundle(tmp_path/'b').model
+    assert (model.first.weight == model.second.weight).all()

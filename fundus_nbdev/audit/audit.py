@@ -27,6 +27,7 @@ from .properties import measure_table
 from .shortcuts import PROPERTY_WORDS, VERDICTS, comparable, find_shortcuts
 from .look_alikes import feature_neighbours
 from .univariate import leave_bare
+from ..core.figures import PlainFigure
 from ..data.duplicates import DUPLICATE_KINDS, DUPLICATE_STEPS, Steps, find_duplicates, join_patients
 from ..core.errors import AuditError
 from ..core.files import write_whole
@@ -338,7 +339,7 @@ def plot_shortcuts(
     rows = worst_pairs(shortcuts).head(16)[::-1]
     colour_of = {'shortcut': '#b0430a', 'follows from the picture': '#2a78d6', 'not judged': '#e0a800', 'no': '.7'}
     colours, y = rows.verdict.map(colour_of).to_list(), np.arange(len(rows))
-    figure = Figure((6.4, .9 + .25 * len(rows)), dpi=80, layout='constrained')
+    figure = PlainFigure((6.4, .9 + .25 * len(rows)), dpi=80, layout='constrained')
     axes = figure.subplots()
     axes.axvspan(.5, .6, color='.93', lw=0)
     axes.hlines(y, rows.low, rows.high, color=colours, lw=3, alpha=.45)

@@ -19,6 +19,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from .differences import NOUNS, class_colours, short_number
 from .univariate import patient_folds
+from ..core.figures import PlainFigure
 from ..core.text import counted, listed
 from ..data.photo_table import classes_of
 from ..evaluation.bootstrap import largest_error_rate
@@ -92,7 +93,7 @@ def plot_decision_tree(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from sklearn.tree import plot_tree
     colours = class_colours(tree_classes(nodes))
-    figure = Figure((max(6.4, .9 * (nodes.factor == '').sum()), 1), dpi=90)
+    figure = PlainFigure((max(6.4, .9 * (nodes.factor == '').sum()), 1), dpi=90)
     FigureCanvasAgg(figure) # scikit-learn measures the boxes
     drawn = plot_tree(model, ax=figure.add_axes((0, 0, 1, 1)), fontsize=8, rounded=True)
     sides = [each for each in drawn if each.get_text().strip() in ('True', 'False')]

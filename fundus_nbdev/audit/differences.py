@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from .properties import WORDS
 from .univariate import clear, leave_bare, separate, unjudged
 from ..core.errors import AuditError
+from ..core.figures import PlainFigure
 from ..core.text import listed
 from ..data.pixels import CROPS
 from ..data.photo_table import classes_of
@@ -250,7 +251,7 @@ def plot_numbers(
 )->Figure:
     "Plot every number as distributions, one below the other."
     rows = -(-values.shape[1] // 4) # four panels a row
-    figure = Figure((7.6, rows * (.75 + .34 * len(classes))), dpi=80, layout='constrained')
+    figure = PlainFigure((7.6, rows * (.75 + .34 * len(classes))), dpi=80, layout='constrained')
     panels = figure.subplots(rows, 4, squeeze=False).ravel()
     for axes in panels[values.shape[1]:]: axes.axis('off')
     for axes, name in zip(panels, values):

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from .differences import class_colours
 from .univariate import leave_bare
+from ..core.figures import PlainFigure
 from ..data.pixels import CROPS
 from ..data.photo_table import classes_of
 from ..core.parallel import each_in_threads, or_reason
@@ -85,7 +86,7 @@ def plot_colours(
     sums:dict[str, PixelSums], # class → its sums
 )->Figure:
     "Plot how often each level of red, green, blue and brightness occurs, class by class."
-    figure, colours = Figure((7.6, 2.2), dpi=85, layout='constrained'), class_colours(list(sums))
+    figure, colours = PlainFigure((7.6, 2.2), dpi=85, layout='constrained'), class_colours(list(sums))
     levels = np.arange(64) * 4 + 2
     for k, (axes, title) in enumerate(zip(figure.subplots(1, 4), ('red', 'green', 'blue', 'brightness'))):
         for name, each in sums.items():

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..core.errors import AuditError
+from ..core.figures import PlainFigure
 from ..data.photo_table import order_classes
 from ..evaluation.bootstrap import estimate
 from ..evaluation.compare import holm
@@ -155,7 +156,7 @@ def plot_separation(
     rows = table.dropna(subset=['auc']).sort_values('delta', key=abs, ascending=False, kind='stable').head(15)[::-1]
     if len(rows[['first', 'second']].drop_duplicates()) != 1:
         raise AuditError('expected rows of one pair of classes: choose them by the columns first and second')
-    figure = Figure((5.2, .8 + .24 * len(rows)), dpi=80, layout='constrained')
+    figure = PlainFigure((5.2, .8 + .24 * len(rows)), dpi=80, layout='constrained')
     axes, y = figure.subplots(), np.arange(len(rows))
     axes.axvspan(.4, .6, color='.93', lw=0) # beyond it, a number is useful
     axes.axvline(.5, color='.6', lw=.8)

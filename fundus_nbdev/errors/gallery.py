@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..audit.properties import measure_factors
 from ..core.errors import ReportError
+from ..core.figures import PlainFigure
 from ..core.html import Section, as_jpeg, section
 from ..core.text import counted, listed
 from fundus_nbdev.errors.mistakes import (
@@ -210,7 +211,7 @@ def write_card(
 )->None:
     "Draw one card of a figure: truth → answer above it, what is unusual below."
     axes.imshow(tiles(card))
-    axes.set_title(card.caption.replace('$', r'\$'), fontsize=8, pad=3)
+    axes.set_title(card.caption, fontsize=8, pad=3)
     below = fill(', '.join(card.notes), letters)
     axes.text(.5, -.03, below, transform=axes.transAxes, ha='center', va='top', fontsize=7)
 
@@ -225,7 +226,7 @@ def plot_gallery(
     columns = min(columns or max(1, 8 // across), max(1, len(gallery.cards)))
     rows = -(-len(gallery.cards) // columns)
     wide, high = max(3.6, columns * (across * width + .15)), rows * (width + .55) + .3
-    figure = Figure((wide, high), dpi=90)
+    figure = PlainFigure((wide, high), dpi=90)
     shown = f' ({len(gallery.cards)} of {gallery.total})' if rows else ': none'
     figure.text(.01, 1 - .08 / high, gallery.title + shown, fontsize=9, va='top')
     for i, card in enumerate(gallery.cards):

@@ -21,6 +21,7 @@ from numpy import ndarray
 from pandas import DataFrame, Series, concat
 
 from ..core.errors import PhotoError, ReportError
+from ..core.figures import PlainFigure
 from ..core.html import Section, section
 from ..core.parallel import map_threads
 from ..core.text import counted
@@ -222,7 +223,7 @@ def plot_degradation(
     kinds, labels = curves.kind.unique(), order_classes(curves.label)
     columns = min(4, len(kinds)) # panels in a row
     rows = -(-len(kinds) // columns)
-    figure = Figure((1.75 * columns, 1.5 * rows + .35), dpi=80, layout='constrained')
+    figure = PlainFigure((1.75 * columns, 1.5 * rows + .35), dpi=80, layout='constrained')
     styles = {label: class_style(number) for number, label in enumerate(classes or labels)}
     panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for axes, kind in zip(panels, kinds):

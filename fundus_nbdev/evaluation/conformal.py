@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..core.arguments import check_value
 from ..core.errors import PredictionError
 from .bootstrap import estimate, group_totals
 from .confusion import Answers, as_answers, ratio
@@ -108,7 +109,8 @@ def fit_conformal(
     split:str='valid', # part to fit on
 )->Conformal: # to be scored by `score_sets`
     "Fit split-conformal sets over patients."
-    if not 0 < alpha < 1: raise PredictionError(f'alpha {alpha}: expected a share between 0 and 1, such as .1')
+    if not 0 < check_value('alpha', alpha, float, PredictionError) < 1:
+        raise PredictionError(f'alpha {alpha}: expected a share between 0 and 1, such as .1')
     part = fitting_part(predictions, split)
     answers = as_answers(part, group)
     scores = nonconformity(part, kind)[np.arange(len(part)), answers.truth]

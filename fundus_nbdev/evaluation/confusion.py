@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..core.errors import PredictionError
+from ..core.figures import PlainFigure
 from ..data.table import means_nothing
 from .predictions import classes_of_predictions, probabilities, scored_part
 
@@ -91,7 +92,7 @@ def plot_confusion(
     counts = confusion(predictions, split)
     shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0).to_numpy()
     side = 1.3 + .85 * len(counts)
-    figure = Figure((side, side), dpi=90, layout='constrained')
+    figure = PlainFigure((side, side), dpi=90, layout='constrained')
     axes = figure.subplots()
     axes.imshow(shares, cmap='cividis', vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from ..core.arguments import check_value
 from ..core.errors import PredictionError
 from .predictions import check_predictions, classes_of_predictions, fitting_part, probabilities
 from .thresholds import Threshold, fit_line, log_odds, make_threshold, positive_scores
@@ -24,9 +25,11 @@ def call_odds(
     prevalence:float|None=None, # share of positives where the threshold is used, 0 to 1; None: the same
 )->float: # odds of a positive from which calling it is cheaper, > 0
     "Return from which odds on a false alarm is worth risking."
+    there = here if prevalence is None else prevalence
+    given = {'miss': miss, 'false_alarm': false_alarm, 'prevalence': there}
+    for name, number in given.items(): check_value(name, number, float, PredictionError)
     if not (miss > 0 and false_alarm > 0):
         raise PredictionError(f'costs: found miss {miss}, false_alarm {false_alarm}; expected both above 0')
-    there = here if prevalence is None else prevalence
     if not 0 < there < 1:
         raise PredictionError(f'prevalence: found {prevalence}; expected a share between 0 and 1')
     return false_alarm / miss * (1 - there) / there * here / (1 - here)

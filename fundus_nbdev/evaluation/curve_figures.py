@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..core.errors import PredictionError
+from ..core.figures import PlainFigure
 from .confusion import Answers, answers_of
 from .curves import precision_recall, precision_recall_band, roc, roc_band
 from .metrics import classes_of_metrics, evaluate, format_interval
@@ -70,7 +71,7 @@ def square_panels(
 )->tuple[Figure, np.ndarray]: # the figure, and its n axes
     "Make square axes from 0 to 1."
     rows, columns = -(-n // 2), min(n, 2)
-    figure = Figure((4.2, 5 if n == 1 else 2.1 * rows + .4), dpi=90, layout='constrained')
+    figure = PlainFigure((4.2, 5 if n == 1 else 2.1 * rows + .4), dpi=90, layout='constrained')
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     ticks, labels = np.linspace(0, 1, 5), ['0', '', '0.5', '', '1']
     for axes in panels:
@@ -195,7 +196,7 @@ def plot_classes(
     "Draw a row for each metric of each class: a dot, its interval, and both as text."
     classes = classes_of_metrics(metrics)
     rows, names = (len(classes) + 1) * len(kinds), {'f1': 'F1', 'auc': 'AUC'}
-    figure = Figure((4.6, .5 + .24 * rows), dpi=90, layout='constrained')
+    figure = PlainFigure((4.6, .5 + .24 * rows), dpi=90, layout='constrained')
     axes = figure.subplots()
     for head, kind in zip(range(0, rows, len(classes) + 1), kinds):
         axes.text(0, head, names.get(kind, kind.replace('_', ' ')), weight='bold', va='center')

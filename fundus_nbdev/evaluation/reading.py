@@ -26,7 +26,7 @@ from ..core.text import composed, counted
 from ..data.csv_files import ROLES, describe_columns, find_roles, part_of, said_separator, unclear_columns
 from ..data.folders import guess_patients
 from ..data.photo_table import near_equal
-from ..data.table import complete_patients
+from ..data.table import complete_patients, join_spellings
 from .predictions import check_predictions, classes_of_predictions, sum_tolerance
 from .predictions import as_numbers, name_rows, probability_columns
 
@@ -230,7 +230,7 @@ def complete_columns(
     predictions:pd.DataFrame, # path and p_<class>… at least
 )->pd.DataFrame: # the same rows with patient and pred; attrs: notes, where a patient isn't known
     "Add patients from the names of the photographs, and `pred` as the class of highest probability."
-    if {'path', 'patient'} <= set(predictions): predictions = complete_patients(predictions)
+    if {'path', 'patient'} <= set(predictions): predictions = join_spellings(complete_patients(predictions))
     elif 'path' in predictions: predictions = predictions.assign(patient=patients_in_names(predictions['path']))
     classes = classes_of_predictions(predictions)
     if 'pred' in predictions or not classes: return predictions

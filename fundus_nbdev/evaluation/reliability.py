@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from scipy.special import ndtr
 
 from ..core.errors import PredictionError
+from ..core.figures import PlainFigure
 from .bootstrap import estimate
 from .confusion import Answers, answers_of, ratio
 from .curve_figures import class_style
@@ -97,7 +98,7 @@ def plot_reliability(
     tables = predictions if isinstance(predictions, dict) else {'': predictions}
     found = {name: reliability(table, bins, split, group, positive) for name, table in tables.items()}
     least = 0 if positive else pd.concat(found)[['confidence', 'right', 'low']].min(axis=None)
-    figure = Figure((3.8, 4.4), dpi=90, layout='constrained')
+    figure = PlainFigure((3.8, 4.4), dpi=90, layout='constrained')
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
     above.plot([0, 1], [0, 1], color='.6', linewidth=1)
     for number, (name, table) in enumerate(tables.items()):

@@ -9,12 +9,16 @@ __all__ = ['confidence', 'answered_and_wrong', 'risk_at', 'surest_first', 'risk_
            'plot_risk_coverage']
 
 # %% ../../nbs/06_evaluation/18_risk_coverage.ipynb #8dfda6b5
+from typing import Annotated
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.special import digamma, entr
 
+from ..core.arguments import Between, check_value
 from ..core.errors import PredictionError
+from ..core.figures import PlainFigure
 from .bootstrap import estimate
 from .confusion import Answers, as_answers
 from .curve_figures import class_style
@@ -74,6 +78,7 @@ def risk_coverage(
     points:int=20, # steps of the grid of coverages
 )->pd.DataFrame: # columns coverage, confidence (of the least sure photo answered), risk, low, high
     "Compute the risk–coverage curve (El-Yaniv & Wiener 2010) with a 95 % band over patients."
+    check_value('points', points, Annotated[int, Between(1, 10_000)], PredictionError)
     part = scored_part(predictions, split)
     answers, (sure, ranking) = as_answers(part, group), surest_first(part, kind)
     grid = np.arange(1, points + 1) / points
@@ -129,7 +134,7 @@ def plot_risk_coverage(
     kind:str='probability', # as for `confidence`
 )->Figure: # one panel; save it with .savefig
     "Draw risk over coverage with 95 % bands; one network alone stands between random and perfect confidences."
-    figure = Figure((4.2, 3.4), dpi=90, layout='constrained')
+    figure = PlainFigure((4.2, 3.4), dpi=90, layout='constrained')
     axes = figure.subplots()
     tables = predictions if isinstance(predictions, dict) else {'network': predictions}
     for i, (name, table) in enumerate(tables.items()):

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
+from ..core.arguments import check_value
 from ..core.errors import PredictionError
 from .bootstrap import estimate, group_totals
 from .confusion import as_answers, groups_of, ratio
@@ -107,6 +108,8 @@ def fit_selective(
     split:str='valid', # part to choose on
 )->Selective: # to be scored by `score_selective`
     "Choose from which confidence on to answer: as many photographs as the risk allows."
+    check_value('risk', risk, float, PredictionError)
+    if sure is not None: check_value('sure', sure, float, PredictionError)
     if not 0 < risk < 1 or sure is not None and not 0 < sure < 1:
         raise PredictionError(f'risk {risk}, sure {sure}: expected shares between 0 and 1, such as .05 and .95')
     part = fitting_part(predictions, split)

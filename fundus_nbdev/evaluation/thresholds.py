@@ -20,7 +20,9 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from scipy.stats import binom
 
+from ..core.arguments import check_value
 from ..core.errors import PredictionError
+from ..core.figures import PlainFigure
 from .bootstrap import estimate, group_totals
 from .confusion import groups_of, ratio
 from .curve_figures import CLASS_COLOURS
@@ -111,10 +113,10 @@ def allowed_misses(
     n_patients:int|None=None, # independent ones among them: patients; None: each photograph
 )->int: # 0…n-1
     "Return how many photographs of a class a threshold may get wrong."
-    if not 0 < share <= 1:
+    if not 0 < check_value('share', share, float, PredictionError) <= 1:
         raise PredictionError(f'asked for {share}: expected a share above 0, up to 1, such as 0.95')
     if sure is None: return min(int(np.floor(n * (1 - share) + 1e-9)), n - 1)
-    if not (0 < sure < 1 and share < 1):
+    if not (0 < check_value('sure', sure, float, PredictionError) < 1 and share < 1):
         raise PredictionError(f'asked for {share} with confidence {sure}: expected both between 0 and 1')
     patients = n_patients or n
     kept = binom.sf(np.arange(patients), patients, 1 - share) >= sure
@@ -230,7 +232,7 @@ def plot_threshold(
     lines = expit(np.linspace(ends.min(), ends.max(), 60))
     rates, n_groups = rates_of_calls(part, threshold.positive, score[:, None] >= np.append(lines, chosen), group)
     table = estimate(rates, range(5 * 61), n_groups, n_boot).to_numpy().reshape(61, 5, 3) # the chosen line is the last
-    figure = Figure((4.2, 3.5), dpi=90, layout='constrained')
+    figure = PlainFigure((4.2, 3.5), dpi=90, layout='constrained')
     axes = figure.subplots()
     for rate, colour, style in ((0, CLASS_COLOURS[0], '-'), (1, CLASS_COLOURS[5], '--')):
         value, low, high = table[:, rate].T

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..core.errors import ExplainError
+from ..core.figures import PlainFigure
 from .classes import check_finite
 from .hooks import forward, isolated, network_of
 from .layers import Layer, find_layer
@@ -91,7 +92,7 @@ def sheet_figure(
     "Show a sheet, and write the number of its first tile beside each row."
     h, w = tile[0] + 1, tile[1] + 1
     (height, width), rows = sheet.shape[:2], np.arange((len(sheet) + 1) // h)
-    figure = Figure((inches * width / w + beside, inches * height / w + .1), dpi=dpi, layout='constrained')
+    figure = PlainFigure((inches * width / w + beside, inches * height / w + .1), dpi=dpi, layout='constrained')
     ax = figure.subplots()
     ax.imshow(sheet, **style)
     ax.set(xticks=[], yticks=h * rows + h / 2 - 1, yticklabels=step * rows, frame_on=False)

@@ -20,6 +20,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from ..core.errors import ExplainError
+from ..core.figures import PlainFigure
 from .classes import Classes, resolve_classes
 from .filters import around_grey, layer_activations, layer_output
 from .gradients import photo_gradients, strength
@@ -180,7 +181,7 @@ def plot_neurons(
 )->Figure: # a row for each neuron: the photo, its box, the guided gradient; further photos to the right
     "Plot what excites neurons most, and what in it does."
     neurons, n = list(dict.fromkeys(table.neuron)), table['rank'].max() + 1
-    figure = Figure((2.6 * n + .6, .87 * len(neurons)), dpi=72)
+    figure = PlainFigure((2.6 * n + .6, .87 * len(neurons)), dpi=72)
     figure.set_layout_engine('constrained', w_pad=.01, h_pad=.01, wspace=0, hspace=0)
     axes = figure.subplots(len(neurons), 3 * n, squeeze=False)
     for ax in axes.flat: ax.set(xticks=[], yticks=[], frame_on=False)

@@ -152,7 +152,7 @@ def save_bundle(
         raise BundleError(f'{folder}: the weights do not fit the network {info.architecture}({info.arguments}): '
                           f'{some(sorted(differ))} differ. Describe the network as it was built.')
     _check_place(folder)
-    weights = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    weights = save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()})
     _write_info(folder, replace(info, sha256=sha256(weights).hexdigest()))
     write_whole(folder/'weights.safetensors', weights)
     return folder

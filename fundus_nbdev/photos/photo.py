@@ -25,6 +25,7 @@ from PIL.ImageFile import ImageFile
 import cv2
 import numpy as np
 from ..core.errors import PhotoError
+from ..core.figures import PlainFigure
 from .scale import stated_white, to_8_bit
 
 # %% ../../nbs/02_photos/01_photo.ipynb #5bcab261
@@ -46,7 +47,7 @@ def show_photos(
     rows = max(1, ceil(len(photos) / columns))
     shapes = [np.shape(photo) for photo in photos]
     height = width * max((shape[0] / shape[1] for shape in shapes), default=1) + (.2 if titles else 0)
-    figure = Figure((width * columns, height * rows), dpi=dpi, layout='constrained')
+    figure = PlainFigure((width * columns, height * rows), dpi=dpi, layout='constrained')
     for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.axis('off')
         if i >= len(photos): continue

@@ -19,6 +19,7 @@ import shlex
 from matplotlib.figure import Figure
 import pandas as pd
 
+from ..core.figures import PlainFigure
 from ..core.html import Section, section
 from ..core.progress import duration
 from ..core.registry import Registry
@@ -282,7 +283,7 @@ def plot_history(
     runs = split_history(history)
     others = ('epoch', 'train_loss', 'valid_loss', 'lr', 'seconds', 'fold', 'time')
     panels = {'Loss': ['train_loss', 'valid_loss'], 'On the validation part': [c for c in runs[0] if c not in others]}
-    figure = Figure((7.6, 2.9), dpi=72, layout='constrained')
+    figure = PlainFigure((7.6, 2.9), dpi=72, layout='constrained')
     for axes, (title, names) in zip(figure.subplots(1, 2), panels.items()):
         for name, (colour, dash) in zip(names, cycle(CURVE_STYLES)):
             label = LOSS_WORDS.get(name) or metric_words(name)
