@@ -64,7 +64,7 @@ def spoil(table, folder, kind):
 def shortcuts_in(found): return set(found.shortcuts.property[found.shortcuts.verdict == 'shortcut'])
 
 
-@pytest.mark.parametrize('kind', [pytest.param(kind, marks=[] if kind in ('compression', 'border') else pytest.mark.slow) for kind in PLANTS])
+@pytest.mark.parametrize('kind', [pytest.param(kind, marks=[] if kind == 'compression' else pytest.mark.slow) for kind in PLANTS])
 def test_a_planted_shortcut_is_found(drawn, tmp_path, kind):
     found = audit(spoil(drawn, tmp_path, kind), n_boot=300)
     assert shortcuts_in(found) & PLANTS[kind][2]

@@ -206,6 +206,7 @@ def test_names_of_columns_and_classes_through_the_command_line(fundus, here):
     assert code == 1 and 'No column picture' in text and not (here/'other').exists()
 
 
+@pytest.mark.slow
 def test_folds_that_came_with_the_photographs(fundus, here):
     rows = [(path, ('Good', 'Bad')[i % 2], i // 2 % 3) for i, path in enumerate(paths(24))]
     file = write_rows(here, 'set.csv', rows, ('path', 'label', 'fold'))

@@ -140,6 +140,7 @@ def test_killed_once(place, live, undisturbed, kind, at):
     assert_same(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(place, live, undisturbed):
     folder, chance, lives = place/'often', random.Random(0), 0
     while live(folder, 'batch', chance.randint(1, 3)) != 0:
@@ -171,6 +172,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(place, live, undisturbed, at):
     assert_same(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_disk_full(place, live): # a limit on the size of files stands in for a full disk
     script = f'''
 import resource, sys

@@ -132,9 +132,9 @@ class Section:
         return {}
 
     @cached_property
-    def drawn(self)->dict[str, Figure]: # of `figures`
+    def pictures(self)->dict[str, bytes]: # name → PNG file of each of `figures`
         "Draw the figures once, for the page and for the files."
-        return self.figures()
+        return {name: as_png(figure) for name, figure in self.figures().items()}
 
     def html(self)->str: # without the headings
         "Fill the template."
@@ -146,7 +146,7 @@ def chart_values(
 )->dict[str, dict]: # for the template: name → title, about, picture
     "Write the figures of a section as text, with their captions."
     values = {}
-    for name, figure in section.drawn.items():
+    for name, picture in section.pictures.items():
         title, about = section.captions.get(name, (name.replace('_', ' ').capitalize(), ''))
-        values[name] = {'title': title, 'about': about, 'picture': as_chart(figure)}
+        values[name] = {'title': title, 'about': about, 'picture': as_uri(picture)}
     return values

@@ -68,5 +68,5 @@ def write_report(
     folder = study.folder/'figures'
     folder.mkdir(parents=True, exist_ok=True)
     for section in study.sections.values():
-        for name, figure in section.drawn.items(): figure.savefig(folder/f'{name}.png', dpi=130)
+        for name, picture in section.pictures.items(): write_whole(folder/f'{name}.png', picture)
     return write_whole(study.folder/'report.html', render_report(study))
