@@ -1,7 +1,6 @@
-"""The pages of nbs/ as the documentation site shows them: nbdev calls `SitePage` for each (`doc_procs` in pyproject.toml).
+"""The pages of nbs/ as the documentation site shows them: nbdev calls `SitePage` for each, see `doc_procs` in pyproject.toml.
 
-Nothing is run. The entry of a function or class is read from the cell that exports it, as it was written. Hand-written,
-since a page can't export what makes it."""
+Hand-written: a page can't export what makes it. Nothing is run; entries are read from the cells that export, as written."""
 from collections.abc import Iterator
 from functools import cache
 from os.path import relpath
@@ -58,7 +57,7 @@ def names(
 )->list[str]: # public ones
     "Return the names that a statement gives to the users of a module."
     if isinstance(node, ast.FunctionDef | ast.ClassDef): found = [node.name]
-    elif isinstance(node, ast.Assign): found = [each.id for each in node.targets if isinstance(each, ast.Name)]
+    elif isinstance(node, ast.Assign): found = [each.id for target in node.targets for each in ast.walk(target) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
     elif isinstance(node, ast.AnnAssign): found = [ast.unparse(node.target)]
     else: found = []
     return [name for name in found if not name.startswith('_')]
@@ -70,7 +69,9 @@ def methods(
     "Describe the methods of a class in a line each."
     for part in node.body:
         if not isinstance(part, ast.FunctionDef) or part.name.startswith('_'): continue
-        is_value = any('property' in ast.unparse(each) for each in part.decorator_list)
+        how = [ast.unparse(each) for each in part.decorator_list]
+        if any(each.endswith('.setter') for each in how): continue
+        is_value = any('property' in each for each in how)
         called = part.name if is_value else f'{part.name}({", ".join(each.arg for each in part.args.args[1:])})'
         about = (ast.get_docstring(part) or '').partition('\n')[0]
         yield f'- [`{called}`]{{#{node.name}.{part.name}}} {about}'.rstrip()
@@ -78,10 +79,19 @@ def methods(
 
 def fenced(
     code:str, # Python
-    fold:bool=False, # hidden until a reader asks for it
+    fold:bool, # hidden until a reader asks for it?
 )->str: # Markdown
     "Put code between fences."
-    return f'```{{.python .cell-code code-fold="true" code-summary="Source"}}\n{code}\n```' if fold else f'```python\n{code}\n```'
+    kind = '{.python .cell-code code-fold="true" code-summary="Source"}' if fold else 'python'
+    return f'```{kind}\n{code}\n```'
+
+
+def fold(
+    defined:list[str], # names
+)->list[str]: # options of Quarto
+    "Hide the source of a cell until a reader asks for it; say what it defines where no entry does."
+    private = ', '.join(name for name in defined if name.startswith('_'))
+    return ['#| code-fold: true', f'#| code-summary: "Source{": " * bool(private)}{private}"']
 
 
 def entry(
@@ -91,12 +101,12 @@ def entry(
     with_code:bool=True, # False: the source follows anyway
 )->str: # Markdown
     "Write the entry of a name; its heading is of the second level, which Quarto's search knows."
-    code, is_definition = signature(node, lines), isinstance(node, ast.FunctionDef | ast.ClassDef)
-    parts = [f'## `{name}` {{#{name.lower()} .entry}}', source_link(name)]
-    if with_code: parts.append(fenced(code, not is_definition and code.count('\n') >= LONG))
-    if isinstance(node, ast.FunctionDef | ast.ClassDef): parts.append(ast.get_docstring(node) or '')
-    if isinstance(node, ast.ClassDef): parts.append('\n'.join(methods(node)))
-    return '\n\n'.join(part for part in parts if part)
+    code, about = signature(node, lines), []
+    if isinstance(node, ast.FunctionDef | ast.ClassDef): about.append(ast.get_docstring(node) or '')
+    if isinstance(node, ast.ClassDef): about.append('\n'.join(methods(node)))
+    fold = not isinstance(node, ast.FunctionDef) and code.count('\n') >= LONG
+    parts = [f'## `{name}` {{#{name} .entry}}', source_link(name), fenced(code, fold) if with_code else '']
+    return '\n\n'.join(filter(None, [*parts, (lookup().linkify('\n\n'.join(about)) or '').strip()]))
 
 
 # links
@@ -133,7 +143,9 @@ def near_links(
     from nbdev.config import get_config
     own = re.escape(str(get_config().doc_host) + str(get_config().doc_baseurl).rstrip('/')) + '/'
     def near(match): return f']({relpath(pages()[match[1]], folder)}'.replace('\\', '/') if match[1] in pages() else match[0]
+    def exact(match): return match[0].replace(f'#{match[2]})', f'#{match[1]})') if match[1].lower() == match[2] else match[0]
     text = re.sub(rf'\]\({own}([^)#]+?)(?:\.md)?(?=[#)])', near, text)
+    text = re.sub(r'`([\w.]+)(?:\(\))?`\]\([^()#]+#([\w.]+)\)', exact, text) # nbdev lowers the names of classes
     return re.sub(r'(\[[^\[\]]*)\[(`[^`]+`)\]\([^()]*\)(?=[^\[\]]*\]\()', r'\1\2', text)
 
 
@@ -207,12 +219,9 @@ class SitePage:
         lines, nodes, teaches = code.splitlines(), ast.parse(code).body, 'exports' in cell.directives_
         for node in nodes:
             for name in names(node):
-                text = lookup().linkify(entry(name, node, lines, not teaches))
-                yield mk_cell(near_links(text, self.folder), 'markdown')
-        has_source = any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in nodes)
-        if teaches or has_source: yield self.with_source(cell, code, options + ([] if teaches else FOLD))
+                yield mk_cell(near_links(entry(name, node, lines, not teaches), self.folder), 'markdown')
+        hidden = [node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        if teaches or hidden: yield self.with_source(cell, code, options + ([] if teaches else fold(hidden)))
 
     def __call__(self, cell): return cell
 
-
-FOLD = ['#| code-fold: true', '#| code-summary: "Source"']

@@ -31,7 +31,7 @@ class Page:
 
     def sources(self, kind:str)->list[str]: return [''.join(c['source']) for c in self.cells if c['cell_type'] == kind]
 
-    def exports(self)->bool: return any(re.search(r'^#\|\s*exporti?\b', s, re.M) for s in self.sources('code'))
+    def exports(self)->bool: return any(re.search(r'^#\|\s*export[si]?\b', s, re.M) for s in self.sources('code'))
 
     def outputs(self)->list[dict]: return [o for c in self.cells for o in c.get('outputs', [])]
 
