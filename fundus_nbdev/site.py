@@ -106,7 +106,8 @@ def entry(
     if isinstance(node, ast.ClassDef): about.append('\n'.join(methods(node)))
     fold = not isinstance(node, ast.FunctionDef) and code.count('\n') >= LONG
     parts = [f'## `{name}` {{#{name} .entry}}', source_link(name), fenced(code, fold) if with_code else '']
-    return '\n\n'.join(filter(None, [*parts, (lookup().linkify('\n\n'.join(about)) or '').strip()]))
+    said = re.sub(r'(?<![<(])https?://[^\s,)]+', r'<\g<0>>', '\n\n'.join(about)) # Markdown links no bare address
+    return '\n\n'.join(filter(None, [*parts, (lookup().linkify(said) or '').strip()]))
 
 
 # links
