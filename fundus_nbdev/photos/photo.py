@@ -41,7 +41,7 @@ def show_photos(
     width:float=1.4, # of one picture, inches
     dpi:int=80, # dots per inch
 )->Figure: # which a notebook shows
-    "Show pictures in a compact grid; grey ones of bytes from 0 to 255, other grey ones from their least to their largest value."
+    "Show pictures in a compact grid; grey ones of bytes from 0 to 255, others from their least to their largest value."
     if isinstance(photos, dict): titles, photos = list(photos), list(photos.values())
     columns = max(1, min(columns, len(photos)))
     rows = max(1, ceil(len(photos) / columns))
