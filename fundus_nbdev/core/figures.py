@@ -10,6 +10,7 @@ __all__ = ['PlainFigure', 'encode_small', 'sharp_bundle', 'sharp_figures']
 # %% ../../nbs/01_core/10_figures.ipynb #cda207a3
 from base64 import b64encode
 from io import BytesIO
+import sys
 
 from PIL import Image
 from matplotlib.figure import Figure
@@ -48,9 +49,7 @@ def sharp_bundle(
 # %% ../../nbs/01_core/10_figures.ipynb #76dcebc5
 def sharp_figures()->None:
     "Show all figures of a notebook sharply; outside of IPython there is nothing to do."
-    from IPython import get_ipython
-    if (shell := get_ipython()) is None: return
-    from matplotlib_inline.config import InlineBackend
-    InlineBackend.instance(parent=shell).figure_formats = set() # matplotlib's own ones
+    if 'IPython' not in sys.modules or not (shell := sys.modules['IPython'].get_ipython()): return
+    shell.config.InlineBackend.figure_formats = set() # pyplot would add its own
     for kind in ('png', 'jpeg'): shell.display_formatter.formatters[f'image/{kind}'].pop(Figure, None)
     shell.display_formatter.mimebundle_formatter.for_type(Figure, sharp_bundle)
