@@ -1,6 +1,6 @@
-"""The pages of nbs/ as the documentation site shows them: nbdev calls `SitePage` for each, see `doc_procs` in pyproject.toml.
+"""The pages of nbs/ as the documentation site shows them; nbdev calls `SitePage` (`doc_procs` in pyproject.toml).
 
-Hand-written: a page can't export what makes it. Nothing is run; entries are read from the cells that export, as written."""
+Hand-written: a page can't export what makes it. Nothing is run; entries are read from the cells that export."""
 from collections.abc import Iterator
 from functools import cache
 from os.path import relpath
@@ -57,8 +57,9 @@ def names(
 )->list[str]: # public ones
     "Return the names that a statement gives to the users of a module."
     if isinstance(node, ast.FunctionDef | ast.ClassDef): found = [node.name]
-    elif isinstance(node, ast.Assign): found = [each.id for target in node.targets for each in ast.walk(target) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
-    elif isinstance(node, ast.AnnAssign): found = [ast.unparse(node.target)]
+    elif isinstance(node, ast.Assign | ast.AnnAssign):
+        parts = [each for target in getattr(node, 'targets', [node]) for each in ast.walk(target)]
+        found = [each.id for each in parts if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
     else: found = []
     return [name for name in found if not name.startswith('_')]
 
@@ -90,8 +91,9 @@ def fold(
     defined:list[str], # names
 )->list[str]: # options of Quarto
     "Hide the source of a cell until a reader asks for it; say what it defines where no entry does."
-    private = ', '.join(name for name in defined if name.startswith('_'))
-    return ['#| code-fold: true', f'#| code-summary: "Source{": " * bool(private)}{private}"']
+    private = [name for name in defined if name.startswith('_')]
+    summary = ': '.join(['Source', *([', '.join(private)] if private else [])])
+    return ['#| code-fold: true', f'#| code-summary: "{summary}"']
 
 
 def entry(
@@ -106,7 +108,8 @@ def entry(
     if isinstance(node, ast.ClassDef): about.append('\n'.join(methods(node)))
     fold = not isinstance(node, ast.FunctionDef) and code.count('\n') >= LONG
     parts = [f'## `{name}` {{#{name} .entry}}', source_link(name), fenced(code, fold) if with_code else '']
-    return '\n\n'.join(filter(None, [*parts, (lookup().linkify('\n\n'.join(about)) or '').strip()]))
+    said = re.sub(r'(?<![<(])https?://[^\s,)]+', r'<\g<0>>', '\n\n'.join(about)) # Markdown links no bare address
+    return '\n\n'.join(filter(None, [*parts, (lookup().linkify(said) or '').strip()]))
 
 
 # links
@@ -131,8 +134,8 @@ def pages()->dict[str, Path]: # address on the site, without the host → page, 
     "Find the page behind each address: nbdev takes the numbers off the names of files."
     from nbdev.config import get_config, nbpath2html
     root = Path(get_config().nbs_path)
-    found = [path.relative_to(root) for path in root.rglob('*.ipynb') if not re.search(r'/[._]', str(path.relative_to(root.parent)))]
-    return {nbpath2html(path).as_posix(): path for path in found}
+    found = [path.relative_to(root) for path in root.rglob('*.ipynb')]
+    return {nbpath2html(path).as_posix(): path for path in found if not re.search(r'(^|/)[._]', path.as_posix())}
 
 
 def near_links(
@@ -142,8 +145,10 @@ def near_links(
     "Make links to the site's own pages relative, and put no link into another."
     from nbdev.config import get_config
     own = re.escape(str(get_config().doc_host) + str(get_config().doc_baseurl).rstrip('/')) + '/'
-    def near(match): return f']({relpath(pages()[match[1]], folder)}'.replace('\\', '/') if match[1] in pages() else match[0]
-    def exact(match): return match[0].replace(f'#{match[2]})', f'#{match[1]})') if match[1].lower() == match[2] else match[0]
+    def near(match):
+        return f']({relpath(pages()[match[1]], folder)}'.replace('\\', '/') if match[1] in pages() else match[0]
+    def exact(match):
+        return match[0].replace(f'#{match[2]})', f'#{match[1]})') if match[1].lower() == match[2] else match[0]
     text = re.sub(rf'\]\({own}([^)#]+?)(?:\.md)?(?=[#)])', near, text)
     text = re.sub(r'`([\w.]+)(?:\(\))?`\]\([^()#]+#([\w.]+)\)', exact, text) # nbdev lowers the names of classes
     return re.sub(r'(\[[^\[\]]*)\[(`[^`]+`)\]\([^()]*\)(?=[^\[\]]*\]\()', r'\1\2', text)
@@ -208,7 +213,8 @@ class SitePage:
         "Take the directives off a cell."
         lines = cell.source.splitlines()
         at = next((i for i, line in enumerate(lines) if not line.startswith('#|')), len(lines))
-        return '\n'.join(lines[at:]).strip('\n'), [line for line in lines[:at] if line[2:].split(':')[0].strip() in OPTIONS]
+        options = [line for line in lines[:at] if line[2:].split(':')[0].strip() in OPTIONS]
+        return '\n'.join(lines[at:]).strip('\n'), options
 
     def with_source(self, cell, code, options):
         cell.source = '\n'.join([*options, code])

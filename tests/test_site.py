@@ -125,6 +125,10 @@ def test_every_page_is_there(made, site):
     for name in ('_quarto.yml', 'nbdev.yml', 'sidebar.yml', 'styles.css'): assert (made[0]/name).is_file(), name
 
 
+def test_first_cells_hold_nothing_else(): # nbdev makes title and purpose of them, and drops the rest
+    assert not wrong(all_pages(), lambda page: re.findall(r'^(?!# |> |- [\w-]+: |\s*$).+', page.sources('markdown')[0], re.M))
+
+
 def test_no_link_in_a_link(site):
     assert not wrong(site, lambda page: re.findall(r'\[[^\[\]\n]*\[[^\[\]\n]*\]\([^()\n]*\)[^\[\]\n]*\]\(', page.prose))
 

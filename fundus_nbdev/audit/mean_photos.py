@@ -95,6 +95,8 @@ def plot_colours(
         axes.set_yticks([])
         leave_bare(axes)
         axes.set(xlim=(0, 255), ylim=(0, None))
+    figure.supxlabel('level, 0–255', size=8)
+    figure.supylabel('share of pixels', size=8)
     lines, names = figure.axes[0].get_legend_handles_labels()
     if lines: figure.legend(lines, names, loc='outside upper center', ncols=6, frameon=False, fontsize=8)
     return figure

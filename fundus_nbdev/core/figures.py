@@ -14,7 +14,6 @@ from io import BytesIO
 from PIL import Image
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-import numpy as np
 
 # %% ../../nbs/01_core/10_figures.ipynb #9b7721a4
 class PlainFigure(Figure):

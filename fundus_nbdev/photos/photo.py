@@ -41,7 +41,7 @@ def show_photos(
     width:float=1.4, # of one picture, inches
     dpi:int=80, # dots per inch
 )->Figure: # which a notebook shows
-    "Show pictures in a compact grid."
+    "Show pictures in a compact grid; grey ones of bytes from 0 to 255, others from their least to their largest value."
     if isinstance(photos, dict): titles, photos = list(photos), list(photos.values())
     columns = max(1, min(columns, len(photos)))
     rows = max(1, ceil(len(photos) / columns))
@@ -51,7 +51,8 @@ def show_photos(
     for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.axis('off')
         if i >= len(photos): continue
-        axes.imshow(photos[i], cmap='gray' if np.ndim(photos[i]) == 2 else None)
+        is_grey, limit = np.ndim(photos[i]) == 2, 255 if np.asarray(photos[i]).dtype == np.uint8 else None
+        axes.imshow(photos[i], cmap='gray' if is_grey else None, vmin=limit and 0, vmax=limit)
         if titles: axes.set_title(titles[i], fontsize=7, pad=2)
     return figure
 
