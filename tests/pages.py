@@ -1,4 +1,6 @@
-"The pages of nbs/ as the tests read them; `python tests/pages.py` writes README.md from the front page."
+"""The pages of nbs/ as the tests read them.
+
+`python tests/pages.py` writes README.md from the front page, and the table of each landing page from the pages of its folder."""
 from dataclasses import dataclass
 from pathlib import Path
 import json
@@ -7,6 +9,7 @@ import re
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
 ROOMS = ['core', 'photos', 'synth', 'data', 'models', 'evaluation', 'training', 'explain', 'audit', 'errors', 'use'] # each may import from those before it
+FOLDERS = [*(f'{number:02}_{room}' for number, room in enumerate(ROOMS, 1)), 'experiments'] # of nbs/; each has a landing page, index.ipynb
 
 
 def all_modules()->dict[str, Path]: # 'data.split' → its file
@@ -50,4 +53,22 @@ def readme()->str: # Markdown
     return re.sub(r'\]\((?!https?:|#)(?:\.\./)?([^)]+)\)', lambda m: f']({"" if m[0].startswith("](../") else "nbs/"}{m[1]})', text)
 
 
-if __name__ == '__main__': (ROOT/'README.md').write_text(readme(), encoding='utf-8')
+def room_table(folder:str)->str: # Markdown
+    "The pages of a folder of nbs/ in order, each with its title and purpose."
+    pages = [page for page in all_pages() if page.file.parent == NBS/folder and page.file.stem != 'index']
+    heads = [re.match(r'# (.+)\n+> (.+)', page.sources('markdown')[0]) for page in pages]
+    rows = [f'| [{head[1]}]({page.file.name}) | {head[2]} |' for page, head in zip(pages, heads)]
+    return '\n'.join(['| page | what it is for |', '| --- | --- |', *rows])
+
+
+def landing_page(folder:str)->str: # the notebook, as nbdev_clean leaves it
+    "The landing page of a folder of nbs/, its table written anew."
+    notebook = json.loads((NBS/folder/'index.ipynb').read_text(encoding='utf-8'))
+    [cell] = [cell for cell in notebook['cells'] if ''.join(cell['source']).startswith('## Pages')]
+    cell['source'] = f'## Pages\n\n{room_table(folder)}'.splitlines(keepends=True)
+    return json.dumps(notebook, sort_keys=True, indent=1, ensure_ascii=False) + '\n'
+
+
+if __name__ == '__main__':
+    (ROOT/'README.md').write_text(readme(), encoding='utf-8')
+    for folder in FOLDERS: (NBS/folder/'index.ipynb').write_text(landing_page(folder), encoding='utf-8')

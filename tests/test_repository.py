@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from pages import NBS, ROOMS, ROOT, all_modules, all_pages, readme
+from pages import FOLDERS, NBS, ROOMS, ROOT, all_modules, all_pages, landing_page, readme
 
 PAGES = all_pages()
 EXPORTING = [p for p in PAGES if p.exports()]
@@ -50,7 +50,7 @@ def test_title_and_purpose(page):
 @each_page
 def test_page_and_module_have_one_name(page):
     folder, _, file = page.name.rpartition('/')
-    if page.module or folder[:1].isdigit():
+    if page.module or (folder[:1].isdigit() and file != 'index.ipynb'):
         assert page.module == f'{folder.partition("_")[2]}.{file.removesuffix(".ipynb").partition("_")[2]}'
         assert folder == f'{ROOMS.index(folder.partition("_")[2]) + 1:02}_{folder.partition("_")[2]}'
 
@@ -95,10 +95,22 @@ def test_links_lead_somewhere(page):
     assert not [link for link in links if not (page.file.parent/link).exists()]
 
 
+def test_every_room_has_a_landing_page():
+    assert {page.name for page in PAGES if page.name.endswith('/index.ipynb')} == {f'{folder}/index.ipynb' for folder in FOLDERS}
+
+
+@pytest.mark.parametrize('folder', FOLDERS)
+def test_landing_pages_list_their_pages(folder):
+    assert (NBS/folder/'index.ipynb').read_text(encoding='utf-8') == landing_page(folder), 'a page has another title, purpose or name: write the tables anew with `python tests/pages.py`'
+
+
 def test_sidebar_lists_every_page_once():
-    def listed(contents): return [f for item in contents for f in ([item] if isinstance(item, str) else listed(item['contents']))]
+    def listed(contents): # the heading of a section may be a page, too
+        for item in contents:
+            if isinstance(item, str): yield item
+            else: yield from listed([item['section'], *item['contents']])
     contents = yaml.safe_load((NBS/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
-    assert sorted(listed(contents)) == [p.name for p in PAGES]
+    assert sorted(name for name in listed(contents) if name.endswith('.ipynb')) == [p.name for p in PAGES]
 
 
 # package
