@@ -199,7 +199,7 @@ class SitePage:
     )->Iterator[Any]: # cells
         "Return what a reader sees of a cell."
         cell.metadata.pop('execution', None)
-        if cell.cell_type == 'markdown': cell.source = near_links(cell.source, self.folder)
+        if cell.cell_type == 'markdown': cell.source = near_links(lookup().linkify(cell.source) or '', self.folder)
         if cell.cell_type != 'code': yield cell
         elif not UNSEEN & cell.directives_.keys():
             cell.outputs = [plain_output(output) for output in cell.get('outputs', [])]
