@@ -15,6 +15,7 @@ import sys
 from PIL import Image
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+import numpy as np
 
 # %% ../../nbs/01_core/10_figures.ipynb #9b7721a4
 class PlainFigure(Figure):
@@ -27,11 +28,13 @@ class PlainFigure(Figure):
 def encode_small(
     picture:Image.Image, # RGB
 )->tuple[str, bytes]: # 'png' or 'jpeg', and the file
-    "Encode a picture as PNG of 64 colours and as strongly compressed JPEG, and keep the smaller one."
-    files = {'png': BytesIO(), 'jpeg': BytesIO()}
-    picture.quantize(64).save(files['png'], 'PNG', optimize=True)
+    "Encode a picture as strongly compressed JPEG, or as PNG of 64 colours where that is smaller and no colour is lost."
+    files, few = {'png': BytesIO(), 'jpeg': BytesIO()}, picture.quantize(64)
+    few.save(files['png'], 'PNG', optimize=True)
     picture.save(files['jpeg'], 'JPEG', quality=45, optimize=True, progressive=True)
     kind = min(files, key=lambda name: files[name].tell())
+    changed = abs(np.asarray(picture, int) - np.asarray(few.convert('RGB'), int)).mean() # of 255; charts: under 1
+    if changed > 1: kind = 'jpeg'
     return kind, files[kind].getvalue()
 
 # %% ../../nbs/01_core/10_figures.ipynb #c6dade92
