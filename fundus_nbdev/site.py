@@ -75,7 +75,7 @@ def methods(
         is_value = any('property' in each for each in how)
         called = part.name if is_value else f'{part.name}({", ".join(each.arg for each in part.args.args[1:])})'
         about = (ast.get_docstring(part) or '').partition('\n')[0]
-        yield f'- [`{called}`]{{#{node.name}.{part.name}}} {about}'.rstrip()
+        if about: yield f'- [`{called}`]{{#{node.name}.{part.name}}} {about}'
 
 
 def fenced(
@@ -85,6 +85,15 @@ def fenced(
     "Put code between fences."
     kind = '{.python .cell-code code-fold="true" code-summary="Source"}' if fold else 'python'
     return f'```{kind}\n{code}\n```'
+
+
+def as_markdown(
+    words:str, # of docstrings
+)->str: # Markdown
+    "Make links of bare addresses, and no tags of what stands in angle brackets."
+    parts = re.split(r'(`[^`]*`)', words) # code stays as it is
+    parts[::2] = [part.replace('<', '\\<') for part in parts[::2]]
+    return re.sub(r'(?<!\]\()https?://[^\s,)]*[^\s,).;]', r'<\g<0>>', ''.join(parts))
 
 
 def fold(
@@ -108,8 +117,7 @@ def entry(
     if isinstance(node, ast.ClassDef): about.append('\n'.join(methods(node)))
     fold = not isinstance(node, ast.FunctionDef) and code.count('\n') >= LONG
     parts = [f'## `{name}` {{#{name} .entry}}', source_link(name), fenced(code, fold) if with_code else '']
-    said = re.sub(r'(?<![<(])https?://[^\s,)]+', r'<\g<0>>', '\n\n'.join(about)) # Markdown links no bare address
-    return '\n\n'.join(filter(None, [*parts, (lookup().linkify(said) or '').strip()]))
+    return '\n\n'.join(filter(None, [*parts, (lookup().linkify(as_markdown('\n\n'.join(about))) or '').strip()]))
 
 
 # links
@@ -223,9 +231,10 @@ class SitePage:
     def exported(self, cell, code, options):
         "Show an entry for each public name, and the source: folded, or where a page teaches it, open."
         lines, nodes, teaches = code.splitlines(), ast.parse(code).body, 'exports' in cell.directives_
-        for node in nodes:
-            for name in names(node):
-                yield mk_cell(near_links(entry(name, node, lines, not teaches), self.folder), 'markdown')
+        named = [(name, node) for node in nodes for name in names(node)]
+        with_code = not teaches or len(named) > 1 # of several, each gets its own before the source of all
+        for name, node in named:
+            yield mk_cell(near_links(entry(name, node, lines, with_code), self.folder), 'markdown')
         hidden = [node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
         if teaches or hidden: yield self.with_source(cell, code, options + ([] if teaches else fold(hidden)))
 

@@ -226,6 +226,14 @@ def test_signatures_are_as_written(site):
     assert not wrong(site, lambda page: re.findall(r'__main__\.\w+|torch\.nn\.modules\.module\.Module', page.tables + '\n'.join(''.join(cell['source']) for cell in page.cells if cell['cell_type'] == 'markdown')))
 
 
+def test_docstrings_are_markdown(site):
+    def strange(page):
+        entries = [''.join(cell['source']) for cell in page.cells if cell['cell_type'] == 'markdown' and '.entry}' in ''.join(cell['source'])]
+        prose = re.sub(r'`[^`\n]*`', '', without_code('\n\n'.join(entries)))
+        return re.findall(r'<https?:[^>]*[.,;]>|(?<!\\)<(?!https?:)\w[^>]*>', prose)
+    assert not wrong(site, strange)
+
+
 def test_fields_keep_their_comments(site):
     [bundle] = [page for page in site if page.name == '05_models/05_bundle.ipynb']
     text = '\n'.join(''.join(cell['source']) for cell in bundle.cells if cell['cell_type'] == 'markdown')
