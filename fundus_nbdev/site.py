@@ -115,8 +115,8 @@ def entry(
     code, about = signature(node, lines), []
     if isinstance(node, ast.FunctionDef | ast.ClassDef): about.append(ast.get_docstring(node) or '')
     if isinstance(node, ast.ClassDef): about.append('\n'.join(methods(node)))
-    fold = not isinstance(node, ast.FunctionDef) and code.count('\n') >= LONG
-    parts = [f'## `{name}` {{#{name} .entry}}', source_link(name), fenced(code, fold) if with_code else '']
+    is_long = not isinstance(node, ast.FunctionDef) and code.count('\n') >= LONG
+    parts = [f'## `{name}` {{#{name} .entry}}', source_link(name), fenced(code, is_long) if with_code else '']
     return '\n\n'.join(filter(None, [*parts, (lookup().linkify(as_markdown('\n\n'.join(about))) or '').strip()]))
 
 
@@ -237,6 +237,4 @@ class SitePage:
             yield mk_cell(near_links(entry(name, node, lines, with_code), self.folder), 'markdown')
         hidden = [node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
         if teaches or hidden: yield self.with_source(cell, code, options + ([] if teaches else fold(hidden)))
-
-    def __call__(self, cell): return cell
 

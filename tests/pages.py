@@ -3,8 +3,10 @@
 `python tests/pages.py` writes README.md from the front page, and the table of each landing page from the pages of its folder."""
 from dataclasses import dataclass
 from pathlib import Path
+import filecmp
 import json
 import re
+import shutil
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
@@ -45,6 +47,25 @@ def read_page(file:Path)->Page: return Page(file, json.loads(file.read_text(enco
 def all_pages()->list[Page]: # sorted by name
     files = [f for f in NBS.rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in f.relative_to(NBS).parts)]
     return [read_page(f) for f in sorted(files)]
+
+
+def copy_project(place:Path)->None: # a folder that is there
+    "Copy what nbdev reads and writes."
+    ignore = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'runs')
+    for name in ('nbs', 'fundus_nbdev'): shutil.copytree(ROOT/name, place/name, symlinks=True, ignore=ignore)
+    for name in ('pyproject.toml', 'settings.ini', '_quarto.yml', 'README.md'): shutil.copy(ROOT/name, place)
+
+
+def changed(copy:Path)->list[str]: # relative paths
+    "Files of pages and package that differ from their copy."
+    return [f'{name}/{f}' for name in ('nbs', 'fundus_nbdev') for f in differences(ROOT/name, copy/name)]
+
+
+def differences(a:Path, b:Path)->list[str]: # relative paths
+    "Files that differ between two folders."
+    skip = {'__pycache__', '.ipynb_checkpoints', 'runs'}
+    files = {f.relative_to(top) for top in (a, b) for f in top.rglob('*') if f.is_file() and not skip & set(f.parts)}
+    return sorted(str(f) for f in files if not ((a/f).is_file() and (b/f).is_file() and filecmp.cmp(a/f, b/f, shallow=False)))
 
 
 def readme()->str: # Markdown

@@ -1,16 +1,14 @@
 "The rules of the repository: how a page looks, what may lie in git, what must agree with what."
 from base64 import b64decode
 import ast
-import filecmp
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
 import yaml
 
-from pages import FOLDERS, NBS, ROOMS, ROOT, all_modules, all_pages, landing_page, readme
+from pages import FOLDERS, NBS, ROOMS, ROOT, all_modules, all_pages, changed, copy_project, landing_page, readme
 
 PAGES = all_pages()
 EXPORTING = [p for p in PAGES if p.exports()]
@@ -196,27 +194,8 @@ def test_readme_is_the_front_page():
     assert not [m[1] for m in re.finditer(r'\]\(([^)#:]+)\)', text) if not (ROOT/m[1]).exists()]
 
 
-def differences(a, b): # relative paths
-    "Files that differ between two folders."
-    skip = {'__pycache__', '.ipynb_checkpoints', 'runs'}
-    files = {f.relative_to(top) for top in (a, b) for f in top.rglob('*') if f.is_file() and not skip & set(f.parts)}
-    return sorted(str(f) for f in files if not ((a/f).is_file() and (b/f).is_file() and filecmp.cmp(a/f, b/f, shallow=False)))
-
-
-@pytest.fixture
-def copy(tmp_path): # a copy of what nbdev reads and writes
-    ignore = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'runs')
-    for name in ('nbs', 'fundus_nbdev'): shutil.copytree(ROOT/name, tmp_path/name, symlinks=True, ignore=ignore)
-    for name in ('pyproject.toml', 'settings.ini', '_quarto.yml', 'README.md'): shutil.copy(ROOT/name, tmp_path)
-    return tmp_path
-
-
-def changed(copy): # relative paths
-    "Files of pages and package that differ from their copy."
-    return [f'{name}/{f}' for name in ('nbs', 'fundus_nbdev') for f in differences(ROOT/name, copy/name)]
-
-
 @pytest.mark.slow
-def test_clean_and_export_change_nothing(copy):
-    for command in ('nbdev_clean', 'nbdev_export'): subprocess.run([sys.executable, '-m', 'fundus_nbdev.dev', command], cwd=copy, check=True)
-    assert not changed(copy), 'run nbdev_clean and nbdev_export'
+def test_clean_and_export_change_nothing(tmp_path):
+    copy_project(tmp_path)
+    for command in ('nbdev_clean', 'nbdev_export'): subprocess.run([sys.executable, '-m', 'fundus_nbdev.dev', command], cwd=tmp_path, check=True)
+    assert not changed(tmp_path), 'run nbdev_clean and nbdev_export'

@@ -7,14 +7,13 @@ from pathlib import Path
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
 import yaml
 
-from pages import NBS, ROOT, all_pages
+from pages import NBS, ROOT, all_pages, changed, copy_project
 from fundus_nbdev import _modidx
 
 pytestmark = pytest.mark.slow
@@ -90,8 +89,7 @@ class Shown:
 def made(tmp_path_factory): # folder, and what was printed
     if 'FUNDUS_SITE' in os.environ: return Path(os.environ['FUNDUS_SITE']), ''
     place = tmp_path_factory.mktemp('site')
-    for name in ('nbs', 'fundus_nbdev'): shutil.copytree(ROOT/name, place/name, symlinks=False, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'runs'))
-    for name in ('pyproject.toml', 'settings.ini', '_quarto.yml', 'README.md'): shutil.copy(ROOT/name, place)
+    copy_project(place)
     quarto = place/'bin'/'quarto' # nbdev only asks whether it is there
     quarto.parent.mkdir()
     quarto.write_text('#!/bin/sh\n')
@@ -99,6 +97,7 @@ def made(tmp_path_factory): # folder, and what was printed
     env = os.environ | {'PATH': f'{quarto.parent}{os.pathsep}{os.environ["PATH"]}', 'PYTHONPATH': str(place)}
     ran = subprocess.run([sys.executable, '-c', 'import nbdev.quarto; nbdev.quarto.nbdev_proc_nbs.__wrapped__()'], cwd=place, capture_output=True, text=True, env=env)
     assert ran.returncode == 0, ran.stderr
+    assert not changed(place) # the pages themselves
     return place/'_proc', ran.stdout + ran.stderr
 
 

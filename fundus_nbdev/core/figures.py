@@ -29,13 +29,12 @@ def encode_small(
     picture:Image.Image, # RGB
 )->tuple[str, bytes]: # 'png' or 'jpeg', and the file
     "Encode a picture as strongly compressed JPEG, or as PNG of 64 colours where that is smaller and no colour is lost."
-    files, few = {'png': BytesIO(), 'jpeg': BytesIO()}, picture.quantize(64)
-    few.save(files['png'], 'PNG', optimize=True)
-    picture.save(files['jpeg'], 'JPEG', quality=45, optimize=True, progressive=True)
-    kind = min(files, key=lambda name: files[name].tell())
+    png, jpeg, few = BytesIO(), BytesIO(), picture.quantize(64)
+    few.save(png, 'PNG', optimize=True)
+    picture.save(jpeg, 'JPEG', quality=45, optimize=True, progressive=True)
     changed = abs(np.asarray(picture, int) - np.asarray(few.convert('RGB'), int)).mean() # of 255; charts: under 1
-    if changed > 1: kind = 'jpeg'
-    return kind, files[kind].getvalue()
+    if changed <= 1 and png.tell() <= jpeg.tell(): return 'png', png.getvalue()
+    return 'jpeg', jpeg.getvalue()
 
 # %% ../../nbs/01_core/10_figures.ipynb #c6dade92
 def sharp_bundle(

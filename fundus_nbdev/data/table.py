@@ -200,7 +200,8 @@ def join_spellings(
     table:DataFrame, # photo table whose patients were named by a file
 )->DataFrame: # the same rows; attrs: notes
     "Make one patient of all spellings of a name."
-    known = table.patient[~is_missing(table.patient, NOBODY) & (table.patient != table.path)]
+    named = table.patient != table.path # or the photograph stands for its patient
+    known = table.patient[named & ~is_missing(table.patient, NOBODY)]
     spellings = known.groupby(known.map(patient_key)).unique().map(sorted)
     joined = {name: ' = '.join(names) for names in spellings if len(names) > 1 for name in names}
     note = f'patients in several spellings, of whom each is one patient: {some(dict.fromkeys(joined.values()))}'

@@ -127,6 +127,11 @@ class Study:
         return measure_factors(paths, self.progress.counter('Measuring quality factors'))
 
 # %% ../../nbs/10_errors/02_study.ipynb #03ab257b
+def _train(settings:dict, folder:Path, **options)->Study:
+    "Train as a recipe of these settings says."
+    fitted = fit(make_recipe(settings), folder, overwrite=True)
+    return Study(fitted, **options) # type: ignore[arg-type] # None only in further processes
+
 def small_study(
     folder:str|Path, # for photographs and run; made where it is missing
     **options, # of `Study`
@@ -135,9 +140,7 @@ def small_study(
     photos = make_set(Path(folder)/'photos', n_patients=12, size=100)
     settings = {'name': 'small', 'data': {'source': str(photos), 'size': 64, 'test': .3, 'valid': .2},
                 'model': {'depth': 10, 'width': 4}, 'training': {'epochs': 2, 'bs': 8}}
-    options = {'n_examples': 3, 'n_boot': 200} | options
-    fitted = fit(make_recipe(settings), Path(folder)/'run', overwrite=True)
-    return Study(fitted, **options) # type: ignore[arg-type] # None only in further processes
+    return _train(settings, Path(folder)/'run', **{'n_examples': 3, 'n_boot': 200} | options)
 
 # %% ../../nbs/10_errors/02_study.ipynb #0b750b65
 def drawn_study(
@@ -151,8 +154,7 @@ def drawn_study(
     settings = {'name': 'drawn', 'model': {'depth': 10, 'width': 16, 'pool': 'avg+max'},
                 'data': {'source': str(photos), 'size': 160, 'augment': 'none', 'test': .35, 'valid': .25},
                 'training': {'epochs': epochs, 'label_smoothing': 0.}}
-    fitted = fit(make_recipe(settings), Path(folder)/'run', overwrite=True)
-    return Study(fitted, **options) # type: ignore[arg-type] # None only in further processes
+    return _train(settings, Path(folder)/'run', **options)
 
 # %% ../../nbs/10_errors/02_study.ipynb #bde98a23
 def check_examples(

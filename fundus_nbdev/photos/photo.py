@@ -51,8 +51,8 @@ def show_photos(
     for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.axis('off')
         if i >= len(photos): continue
-        is_grey, limit = np.ndim(photos[i]) == 2, 255 if np.asarray(photos[i]).dtype == np.uint8 else None
-        axes.imshow(photos[i], cmap='gray' if is_grey else None, vmin=limit and 0, vmax=limit)
+        scale = {'vmin': 0, 'vmax': 255} if np.asarray(photos[i]).dtype == np.uint8 else {}
+        axes.imshow(photos[i], cmap='gray', **scale) # both mean something for grey pictures only
         if titles: axes.set_title(titles[i], fontsize=7, pad=2)
     return figure
 

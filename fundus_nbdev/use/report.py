@@ -65,8 +65,6 @@ def write_report(
     study:Study, # of a finished training, with its measured sections
 )->Path: # report.html
     "Write `report.html`, all of it or nothing, and the figures of all sections as `figures/*.png` into the run folder."
-    folder = study.folder/'figures'
-    folder.mkdir(parents=True, exist_ok=True)
     for section in study.sections.values():
-        for name, picture in section.pictures.items(): write_whole(folder/f'{name}.png', picture)
+        for name, picture in section.pictures.items(): write_whole(study.folder/'figures'/f'{name}.png', picture)
     return write_whole(study.folder/'report.html', render_report(study))
