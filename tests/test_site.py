@@ -234,7 +234,7 @@ def test_docstrings_are_markdown(site):
 
 
 def test_fields_keep_their_comments(site):
-    [bundle] = [page for page in site if page.name == '05_models/05_bundle.ipynb']
+    [bundle] = [page for page in site if page.name == '05_models/09_bundle.ipynb']
     text = '\n'.join(''.join(cell['source']) for cell in bundle.cells if cell['cell_type'] == 'markdown')
     assert re.search(r'^class Bundle:\n    model:nn\.Module # \w', text, re.M), text
 
