@@ -68,11 +68,11 @@ def norm_layer(
 
 # %% ../../nbs/05_models/01_layers.ipynb #7b69eccb
 ACTIVATIONS = Registry('activation', ModelError, relu=nn.ReLU, leaky_relu=nn.LeakyReLU, elu=nn.ELU, gelu=nn.GELU,
-                       silu=nn.SiLU, mish=nn.Mish)
+                       silu=nn.SiLU, mish=nn.Mish, relu6=nn.ReLU6)
 
 # %% ../../nbs/05_models/01_layers.ipynb #7dcb221a
 def activation_layer(
-    name:str='relu', # 'relu', 'leaky_relu', 'elu', 'gelu', 'silu' or 'mish'
+    name:str='relu', # a name of `ACTIVATIONS`
 )->nn.Module: # any shape → the same shape
     "Build the activation of that name."
     return ACTIVATIONS.find(name)()
