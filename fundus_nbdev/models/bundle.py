@@ -31,7 +31,7 @@ from ..core.errors import BundleError, ModelError
 from ..core.files import write_whole
 from ..core.text import some
 from ..data.pixels import Side, orient
-from .architectures import find_architecture
+from .architectures import find_architecture, without_weights
 
 # %% ../../nbs/05_models/09_bundle.ipynb #fd0edbef
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _build_model(folder:Path, info:BundleInfo, weights:Path|None=None)->nn.Modul
         raise BundleError(f'{folder}: {error} A newer fundus_nbdev may know it, or the file that defines it: '
                           'fundus --extend FILE.') from error
     try:
-        model = build(**info.arguments)
+        model = build(**without_weights(info.arguments))
         if weights: model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
         raise BundleError(f'{folder}: the weights do not fit the network '

@@ -28,14 +28,15 @@ from ..core.errors import BundleError, RunError, TrainingError
 from ..core.files import guard_disk, write_whole
 from ..core.progress import Progress, clock, time_left
 from ..data.datablock import dataloaders
-from ..data.pixels import Pixels, Stats, channel_stats
+from ..data.pixels import Pixels, Stats
 from ..data.photo_table import classes_of
 from ..models.bundle import Bundle, BundleInfo, load_bundle, save_bundle, versions
 from .callbacks import HistoryCB, ProgressCB
 from .checkpoint import (CheckpointCB, ResumableLearner, check_same, checkpoints,
     newest_checkpoint, remove_checkpoint, software_versions)
 from .distributed import together
-from .learner import build_model, check_network, class_weights, make_learner, model_arguments
+from fundus_nbdev.training.learner import (build_model, check_network, class_weights, find_stats, make_learner,
+    model_arguments)
 from .loggers import log_callbacks
 from .prepare import Prepared, prepare_photos
 from .processes import broadcast, main_process, main_process_first
@@ -194,7 +195,7 @@ def fit_split(
     training = recipe.training
     if main_process(): keep_split(table, folder/'split.csv')
     set_seed(recipe.seed, reproducible=True)
-    stats = channel_stats(pixels, np.flatnonzero(table.split == 'train'))
+    stats = find_stats(recipe, pixels, np.flatnonzero(table.split == 'train'))
     about = training_facts(recipe, table, pixels)
     info = bundle_info(recipe, table, stats, about)
     done = is_finished(folder, info)

@@ -12,7 +12,7 @@ __all__ = ['Count', 'Amount', 'Share', 'Part', 'REGISTRIES', 'RECIPES', 'DataRec
 
 # %% ../../nbs/07_training/16_recipe.ipynb #8fad0fb9
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, get_type_hints
@@ -45,7 +45,7 @@ class DataRecipe:
     labels:dict[str, str] = field(default_factory=dict) # label in the data → class name, such as GOOD → Good
     classes:tuple[str, ...] = () # class order; empty: all classes of the data
     crop:str = 'fov' # of `CROPS`: 'fov' (the field of view always has the same scale) or 'whole'
-    size:Annotated[int, Between(16, 4096)] = 224 # side of the square that the network sees, px
+    size:Annotated[int, Between(0, 4096)] = 224 # side of the square that the network sees, px; 0: the network's own
     test:Part = .2 # of the photographs, kept for the final test; with folds, each fold in turn
     valid:Part = .15 # of the others, for watching the training and for calibration
     folds:Annotated[int, Between(0, 100)] = 0 # 0: one split; k ≥ 3: cross-validation, each photograph is tested once
@@ -169,6 +169,7 @@ def find_conflicts(
 )->Iterable[str]: # in words
     "Say which settings don't go together."
     data, training = recipe.data, recipe.training
+    if data.size < 16: yield f'data.size = {data.size}: expected a whole number from 16 to 4096, or 0.'
     if data.test + data.valid >= .95:
         yield (f'data.test + data.valid = {data.test + data.valid:g}: nothing is left to train on. '
                'Expected less than 0.95.')
@@ -185,6 +186,16 @@ def find_conflicts(
         yield (f'name = {recipe.name!r}: it names a folder in runs/. '
                'Expected letters, digits, dots, dashes and underscores, a letter first.')
 
+# %% ../../nbs/07_training/16_recipe.ipynb #bd1d5ecb
+def _own_size(recipe:Recipe)->Recipe:
+    "Put the size that the network was made for in the place of 0."
+    if recipe.data.size: return recipe
+    from fundus_nbdev.models.architectures import network_input
+    wanted = network_input(recipe.model.name, recipe.model.arguments)
+    if wanted: return replace(recipe, data=replace(recipe.data, size=wanted.size))
+    raise RecipeError(f'data.size = 0: the network {recipe.model.name} has no size of its own. '
+                      'Expected a number of pixels, such as 224.')
+
 # %% ../../nbs/07_training/16_recipe.ipynb #a10ef6e9
 def make_recipe(
     values:dict, # nested as in TOML: {'seed': 1, 'data': {'size': 320}}; what is missing keeps its default
@@ -193,7 +204,7 @@ def make_recipe(
     if not isinstance(values, dict): raise RecipeError(f'found {values!r}; expected a table of settings, a dictionary.')
     others = dict(values)
     model = others.pop('model', {})
-    recipe = _build(Recipe, others | {'model': model}) # a network is looked up last: it takes seconds
+    recipe = _own_size(_build(Recipe, others | {'model': model})) # a network is looked up last: it takes seconds
     if conflict := next(iter(find_conflicts(recipe)), None): raise RecipeError(conflict)
     return recipe
 
