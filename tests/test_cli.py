@@ -15,7 +15,7 @@ from fundus_nbdev import cli
 from commands import folder_of, in_shell
 from pages import ROOT
 
-SMALL = ['--epochs', '1', '--size', '48', '--set', 'model.width=4', '--set', 'model.depth=10', '--set', 'training.bs=4']
+SMALL = ['--epochs', '1', '--size', '48', '--set', 'model.name=resnet', '--set', 'model.width=4', '--set', 'model.depth=10', '--set', 'training.bs=4']
 FILES = ['recipe.toml', 'split.csv', 'history.csv', 'predictions.csv', 'metrics.csv', 'report.html', 'log.txt']
 
 

@@ -17,7 +17,7 @@ from fundus_nbdev.core.errors import TableError
 from fundus_nbdev.data.table import read_table
 from fundus_nbdev.training.checkpoint import checkpoints
 
-SMALL = ['--epochs', '1', '--size', '32', '--set', 'model.width=4', '--set', 'model.depth=10', '--set', 'training.bs=4', '--n-examples', '0']
+SMALL = ['--epochs', '1', '--size', '32', '--set', 'model.name=resnet', '--set', 'model.width=4', '--set', 'model.depth=10', '--set', 'training.bs=4', '--n-examples', '0']
 
 
 def draw(path, seed=0, side=90):

@@ -6,8 +6,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/fit.html.md"""
 
 # %% auto #0
 __all__ = ['FIXED', 'bundle_info', 'degraded_class', 'bundle_facts', 'is_finished', 'open_checkpoint', 'training_facts',
-           'check_place', 'learner_for_split', 'predict_table', 'Trained', 'fit_split', 'fit_folds', 'Fit', 'fit',
-           'fit_prepared']
+           'check_place', 'learner_for_split', 'answer_table', 'predict_table', 'Trained', 'frozen_numbers',
+           'history_row', 'fit_numbers', 'fit_split', 'fit_folds', 'Fit', 'fit', 'fit_prepared']
 
 # %% ../../nbs/07_training/20_fit.ipynb #1af57d33
 from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from fastai.basics import Callback, set_seed
 from pandas import DataFrame
+from torchvision.transforms.functional import normalize
 
 from ..core.errors import BundleError, RunError, TrainingError
 from ..core.files import guard_disk, write_whole
@@ -30,11 +31,14 @@ from ..core.progress import Progress, clock, time_left
 from ..data.datablock import dataloaders
 from ..data.pixels import Pixels, Stats
 from ..data.photo_table import classes_of
+from ..evaluation.metrics import METRICS, evaluate
 from ..models.bundle import Bundle, BundleInfo, load_bundle, save_bundle, versions
+from ..models.frozen_features import FrozenFeatures
 from .callbacks import HistoryCB, ProgressCB
 from .checkpoint import (CheckpointCB, ResumableLearner, check_same, checkpoints,
     newest_checkpoint, remove_checkpoint, software_versions)
 from .distributed import together
+from .fit_features import Numbers, answer_numbers, fit_features, measure_photos
 from fundus_nbdev.training.learner import (build_model, check_network, class_weights, find_stats, make_learner,
     model_arguments)
 from .loggers import log_callbacks
@@ -160,18 +164,25 @@ def learner_for_split(
     return make_learner(recipe, dls, model, weights, say)
 
 # %% ../../nbs/07_training/20_fit.ipynb #f12e162f
+def answer_table(
+    table:DataFrame, # photo table
+    classes:list[str], # in order
+    answers:np.ndarray, # probabilities of each photograph, (N,n_classes)
+)->DataFrame: # prediction table, one row for each
+    "Put answers beside the photographs, their labels and their parts."
+    known = table.filter(['path', 'patient', 'split', 'fold', 'label']).reset_index(drop=True)
+    pred = np.array(classes, dtype=object)[answers.argmax(1)]
+    return known.assign(pred=pred, **{f'p_{c}': p for c, p in zip(classes, answers.T)})
+
 def predict_table(
     bundle:Bundle, # trained
     table:DataFrame, # photo table
     pixels:Pixels, # cached pixels, one for each row
 )->DataFrame: # prediction table, one row for each
     "Answer every photograph, in a [prediction table](../06_evaluation/01_predictions.ipynb) with its part."
-    classes = bundle.info.classes
     # as trained: a temperature is fitted on these answers, later
     answers = bundle.probabilities(pixels.array, rows=pixels.rows, calibrated=False)
-    known = table.filter(['path', 'patient', 'split', 'fold', 'label']).reset_index(drop=True)
-    pred = np.array(classes, dtype=object)[answers.argmax(1)]
-    return known.assign(pred=pred, **{f'p_{c}': p for c, p in zip(classes, answers.T)})
+    return answer_table(table, bundle.info.classes, answers)
 
 # %% ../../nbs/07_training/20_fit.ipynb #319ab7e7
 class Trained(NamedTuple):
@@ -179,6 +190,53 @@ class Trained(NamedTuple):
     predictions:DataFrame # prediction table
     history:DataFrame # one row an epoch (and fold)
     bundles:list[Bundle] # one network, or one for each fold
+
+# %% ../../nbs/07_training/20_fit.ipynb #bf211c45
+def frozen_numbers(
+    recipe:Recipe, # to be followed
+    prepared:Prepared, # its photographs
+    progress:Progress, # shows how far it is
+)->Numbers|None: # of all photographs; None: the network is trained in epochs
+    "Measure what a network of frozen features looks at."
+    model = build_model(recipe, max(2, len(recipe.data.classes)))
+    if not isinstance(model, FrozenFeatures): return None
+    mean, std = find_stats(recipe, prepared.pixels, np.arange(len(prepared.pixels)))
+    def normalised(photos): return normalize(torch.tensor(photos).permute(0, 3, 1, 2) / 255, mean, std)
+    return measure_photos(model, prepared.pixels, normalised, progress.counter('Looking at the photographs'))
+
+# %% ../../nbs/07_training/20_fit.ipynb #c5d67b11
+def history_row(
+    train:DataFrame, # prediction table of the photographs that were fitted on, by the network itself
+    valid:DataFrame, # the same photographs, by experts that have not seen them
+)->DataFrame: # one row, with the columns of a training in epochs
+    "Describe a fit as if it were one epoch."
+    values = evaluate(valid, n_boot=0).value
+    logged = [name for name, each in METRICS.items() if each.log]
+    loss = evaluate(train.drop(columns='split'), n_boot=0).value['log_loss']
+    return pd.DataFrame([{'epoch': 1, 'train_loss': loss, 'valid_loss': values['log_loss'], **values[logged]}])
+
+def fit_numbers(
+    recipe:Recipe, # to be followed
+    table:DataFrame, # photo table with `split`
+    pixels:Pixels, # cached pixels, one for each row
+    numbers:Numbers, # of `frozen_numbers`, one row for each
+    folder:Path, # filled with history and bundle
+    info:BundleInfo, # of the bundle
+)->Trained:
+    "Fit a network of frozen features on one split, and answer its photographs (writes files)."
+    classes, model, known = info.classes, build_model(recipe, len(info.classes)), np.flatnonzero(table.split != 'test')
+    parts = {name: x[known] for name, x in numbers.items()}
+    honest = fit_features(model, parts, table.iloc[known], classes, recipe.training.class_weights, recipe.seed)
+    bundle = load_bundle(save_bundle(folder/'bundle', model, info))
+    predictions = answer_table(table, classes, answer_numbers(bundle.model, numbers))
+    if info.orientations > 1: predictions = predict_table(bundle, table, pixels)
+    history = history_row(predictions.iloc[known], honest)
+    columns = [name for name in honest if name.startswith('p_') or name == 'pred']
+    valid = (predictions.split == 'valid').to_numpy()
+    predictions.loc[valid, columns] = honest.loc[valid[known], columns].to_numpy()
+    write_whole(folder/'history.csv', history.to_csv(index=False))
+    write_whole(folder/'predictions.csv', predictions.to_csv(index=False))
+    return Trained(predictions, history, [bundle])
 
 # %% ../../nbs/07_training/20_fit.ipynb #3ba78184
 def fit_split(
@@ -190,6 +248,7 @@ def fit_split(
     skip_damaged:bool=False, # pass over damaged checkpoints
     how:str='', # how to go on after a stop
     cbs:Sequence[Callback]=(), # further callbacks
+    numbers:Numbers|None=None, # of all photographs, for a network of frozen features
 )->Trained|None: # None in all processes but the main one
     "Train on one split, or go on where an earlier training was ended, and answer its photographs (writes files)."
     training = recipe.training
@@ -198,6 +257,7 @@ def fit_split(
     stats = find_stats(recipe, pixels, np.flatnonzero(table.split == 'train'))
     about = training_facts(recipe, table, pixels)
     info = bundle_info(recipe, table, stats, about)
+    if numbers is not None: return fit_numbers(recipe, table, pixels, numbers, folder, info) if main_process() else None
     done = is_finished(folder, info)
     state = None if done else open_checkpoint(folder, about, skip_damaged, progress.say)
     check_place(folder, done, state)
@@ -289,6 +349,7 @@ def fit_prepared(
 )->Fit|None: # None in all processes but the main one
     "Train on photographs that were read and split (writes files)."
     folds, table = recipe.data.folds, prepared.tables[0]
+    options = options | {'numbers': frozen_numbers(recipe, prepared, progress)}
     if folds: trained = fit_folds(recipe, prepared, folder, progress, **options)
     else: trained = fit_split(recipe, table, prepared.pixels, folder, progress, **options)
     if trained is None: return None

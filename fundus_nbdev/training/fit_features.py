@@ -1,4 +1,4 @@
-"""The linear experts of frozen features are fitted in seconds, and their temperature on answers that no fitted photograph gave.
+"""The linear experts of frozen features are fitted in seconds, and calibrated on photographs they had not seen.
 
 Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/fit_features.html.md"""
 
@@ -8,7 +8,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/fit_features.html.
 __all__ = ['Numbers', 'ABSENT', 'LIMIT', 'measure_photos', 'write_expert', 'fit_expert', 'fit_experts', 'answer_numbers',
            'cross_fit', 'find_temperature', 'fit_features']
 
-# %% ../../nbs/07_training/19_fit_features.ipynb #11b75f7b
+# %% ../../nbs/07_training/19_fit_features.ipynb #0080fad5
 from collections.abc import Callable
 from functools import partial
 
@@ -28,7 +28,7 @@ from ..evaluation.predictions import prediction_table
 from ..models.frozen_features import ClippedLinear, FrozenFeatures
 from .learner import class_weights
 
-# %% ../../nbs/07_training/19_fit_features.ipynb #63e14216
+# %% ../../nbs/07_training/19_fit_features.ipynb #76412529
 Numbers = dict[str, Tensor] # expert → its numbers, (N,K), float32
 
 def measure_photos(
@@ -44,9 +44,10 @@ def measure_photos(
         for i in range(0, n, bs):
             parts.append(model.measure(normalise(pixels.array[pixels.rows[i:i + bs]])))
             if progress: progress(min(i + bs, n), n)
-    return {name: torch.cat([part[name] for part in parts]) for name in model.experts}
+    def joined(name): return torch.cat([part[name] for part in parts])
+    return {name: joined(name) for name in model.experts}
 
-# %% ../../nbs/07_training/19_fit_features.ipynb #ceece4e7
+# %% ../../nbs/07_training/19_fit_features.ipynb #c240242f
 ABSENT = -30. # logit of a class that nothing was learnt about
 LIMIT = 3 # standard deviations from its mean up to which a number counts
 
@@ -82,7 +83,7 @@ def fit_expert(
     if len(known) == 2: coef, bias = np.vstack([0 * coef, coef]), np.append(0, bias) # one line between two classes
     write_expert(layer, known, coef, bias)
 
-# %% ../../nbs/07_training/19_fit_features.ipynb #d4135495
+# %% ../../nbs/07_training/19_fit_features.ipynb #ced60c58
 def fit_experts(
     model:FrozenFeatures, # its experts are changed in place
     numbers:Numbers, # of `measure_photos`, N rows
@@ -95,7 +96,7 @@ def fit_experts(
     weights = dict(enumerate(class_weights(labels, classes, power).tolist()))
     for name, layer in model.experts.items(): fit_expert(layer, numbers[name], codes, weights, model.c[name])
 
-# %% ../../nbs/07_training/19_fit_features.ipynb #6bfd62fd
+# %% ../../nbs/07_training/19_fit_features.ipynb #4d6aea73
 def answer_numbers(
     model:FrozenFeatures, # fitted
     numbers:Numbers, # of `measure_photos`, N rows
@@ -120,7 +121,7 @@ def cross_fit(
         answers[own] = answer_numbers(model, {name: x[own] for name, x in numbers.items()})
     return answers
 
-# %% ../../nbs/07_training/19_fit_features.ipynb #8c984ae0
+# %% ../../nbs/07_training/19_fit_features.ipynb #3c2c421d
 def find_temperature(
     answers:DataFrame, # prediction table, every row answered by experts that have not seen its patient
 )->float: # what logits are to be divided by; 1 where it can't be told

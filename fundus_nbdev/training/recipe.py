@@ -6,13 +6,13 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/recipe.html.md"""
 
 # %% auto #0
 __all__ = ['Count', 'Amount', 'Share', 'Part', 'REGISTRIES', 'RECIPES', 'DataRecipe', 'ModelRecipe', 'TrainingRecipe', 'Recipe',
-           'find_registry', 'unused_settings', 'find_conflicts', 'make_recipe', 'recipe_values', 'to_toml',
-           'recipe_settings', 'flat_settings', 'read_toml', 'read_recipe', 'recipe_names', 'recipe_file', 'find_recipe',
-           'change_values', 'override']
+           'find_registry', 'unused_settings', 'unused_when_frozen', 'find_conflicts', 'make_recipe', 'recipe_values',
+           'to_toml', 'recipe_settings', 'flat_settings', 'read_toml', 'read_recipe', 'recipe_names', 'recipe_file',
+           'find_recipe', 'change_values', 'override']
 
 # %% ../../nbs/07_training/16_recipe.ipynb #8fad0fb9
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, get_type_hints
@@ -163,6 +163,20 @@ def unused_settings(
         if value and value != getattr(TrainingRecipe, name) and name not in used:
             yield f'training.{name} = {value:g}: the loss {training.loss} does not use it. Expected 0, or another loss.'
 
+def unused_when_frozen(
+    recipe:Recipe, # every setting right by itself
+)->Iterable[str]: # in words
+    "Say which settings were asked for that are only for networks trained in epochs."
+    if recipe.model.name != 'frozen_features': return
+    epochs = {'training': [each.name for each in fields(TrainingRecipe) if each.name != 'class_weights'],
+              'data': ['augment', 'degrade', 'degrade_share', 'degrade_as', 'order']}
+    for part, names in epochs.items():
+        asked, usual = getattr(recipe, part), getattr(Recipe(), part)
+        for name in names:
+            if getattr(asked, name) == getattr(usual, name): continue
+            yield (f'{part}.{name} = {getattr(asked, name)!r}: frozen features are fitted in one step, without it. '
+                   'Leave it out, or train a network in epochs: --set model.name=resnet.')
+
 # %% ../../nbs/07_training/16_recipe.ipynb #1c5a85d7
 def find_conflicts(
     recipe:Recipe, # every setting right by itself
@@ -180,6 +194,7 @@ def find_conflicts(
         yield ('data.valid = 0: there is nothing to watch for training.keep = "best", training.patience or '
                'training.schedule = "plateau". Expected a share, such as 0.15.')
     yield from unused_settings(training)
+    yield from unused_when_frozen(recipe)
     if training.lr_lowest > training.lr:
         yield f'training.lr_lowest = {training.lr_lowest:g}: expected no more than training.lr = {training.lr:g}.'
     if not re.fullmatch(r'\w[\w.-]*', recipe.name):
@@ -192,9 +207,7 @@ def _own_size(recipe:Recipe)->Recipe:
     if recipe.data.size: return recipe
     from fundus_nbdev.models.architectures import network_input
     wanted = network_input(recipe.model.name, recipe.model.arguments)
-    if wanted: return replace(recipe, data=replace(recipe.data, size=wanted.size))
-    raise RecipeError(f'data.size = 0: the network {recipe.model.name} has no size of its own. '
-                      'Expected a number of pixels, such as 224.')
+    return replace(recipe, data=replace(recipe.data, size=wanted.size if wanted else DataRecipe.size))
 
 # %% ../../nbs/07_training/16_recipe.ipynb #a10ef6e9
 def make_recipe(

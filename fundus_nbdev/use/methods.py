@@ -7,8 +7,9 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/11_use/methods.html.md"""
 # %% auto #0
 __all__ = ['CROP_WORDS', 'PARTS', 'CURVE_STYLES', 'LOSS_WORDS', 'describe_corrections', 'with_docs', 'describe_source',
            'describe_data', 'count_table', 'part_counts', 'describe_split', 'describe_network', 'what_is_watched',
-           'describe_steps', 'describe_augmentation', 'describe_loss', 'describe_kept', 'describe_training',
-           'split_history', 'describe_curves', 'plot_history', 'WhatWasDone', 'facts', 'command_to_repeat', 'RepeatIt']
+           'describe_steps', 'describe_augmentation', 'describe_weights', 'describe_loss', 'describe_kept',
+           'describe_fit', 'describe_training', 'split_history', 'describe_losses', 'describe_curves', 'plot_history',
+           'WhatWasDone', 'facts', 'command_to_repeat', 'RepeatIt']
 
 # %% ../../nbs/11_use/02_methods.ipynb #7b78aaeb
 from itertools import cycle
@@ -152,6 +153,9 @@ def describe_network(
     settings = [f'{name.replace("_", " ")} {value}' for name, value in recipe.model.arguments.items()]
     settings.append(f'{parameters / 1e6:.2f} million parameters')
     start = 'trained from random weights: nothing was learnt elsewhere'
+    if recipe.model.arguments.get('weights'): start = 'trained further from weights that were learnt on other pictures'
+    if recipe.model.name == 'frozen_features':
+        start = 'with the weights of ImageNet in its trunk (EfficientNet-Lite); only the experts were fitted'
     if not find_architecture(recipe.model.name).__module__.startswith('fundus_nbdev.'):
         start = 'trained from the weights that its own code gives it'
     return f'The network is {recipe.model.name} ({", ".join(settings)}), {start}.'
@@ -203,6 +207,14 @@ def describe_augmentation(
     return says
 
 # %% ../../nbs/11_use/02_methods.ipynb #ec429718
+def describe_weights(
+    power:float, # of 1 / share
+)->str: # such as 'all classes weighing the same, however rare'
+    "Say how much a photograph of each class counts."
+    if power == 0: return 'all photographs weighing the same'
+    if power == 1: return 'all classes weighing the same, however rare'
+    return f'rare classes weighing more (1 / share to the power of {power:g})'
+
 def describe_loss(
     training:TrainingRecipe, # of the run
 )->str: # one or two sentences
@@ -213,10 +225,7 @@ def describe_loss(
     if 'focal' in used and training.focal: says.append(f'the focal factor (γ = {training.focal:g})')
     if 'label_smoothing' in used and training.label_smoothing:
         says.append(f'{100 * training.label_smoothing:g} % of each target spread over all classes (label smoothing)')
-    weights = f'rare classes weighing more (1 / share to the power of {power:g})'
-    if power == 0: weights = 'all photographs weighing the same'
-    if power == 1: weights = 'all classes weighing the same, however rare'
-    if 'class_weights' in used: says.append(weights)
+    if 'class_weights' in used: says.append(describe_weights(power))
     return f'The loss is {name}{", with " if says else ""}{listed(says)}.'
 
 # %% ../../nbs/11_use/02_methods.ipynb #7cf71da8
@@ -234,6 +243,21 @@ def describe_kept(
     return says
 
 # %% ../../nbs/11_use/02_methods.ipynb #d9150e4d
+def describe_fit(
+    recipe:Recipe, # of frozen features
+)->str: # three sentences
+    "Say how the experts of frozen features were fitted."
+    asked = recipe.model.arguments
+    looks = {'features': 'the mean and the maximum of the last maps', 'factors': 'the quality factors'}
+    experts = [f'{what} (C = {asked[f"{name}_c"]:g})' for name, what in looks.items()
+               if asked['experts'] in (name, 'both')]
+    kinds, averaged = 'A logistic regression', ''
+    if len(experts) == 2: kinds, averaged = 'Two logistic regressions', ', and their logits averaged'
+    return (f'{kinds} on {listed(experts)} {"was" if len(experts) == 1 else "were"} fitted to the training and the '
+            f'validation photographs, {describe_weights(recipe.training.class_weights)}{averaged}. The validation '
+            'photographs were answered fold by fold, each by regressions that had not seen it; the probabilities were '
+            'calibrated on such answers (a temperature).')
+
 def describe_training(
     recipe:Recipe, # of the run
     seconds:float, # that the whole run took
@@ -242,8 +266,10 @@ def describe_training(
     training, answers = recipe.training, []
     if recipe.data.orientations > 1:
         answers.append(f'Each answer is the mean over {recipe.data.orientations} orientations of the photograph.')
-    return ' '.join([describe_steps(training), *describe_augmentation(recipe), describe_loss(training),
-                     *describe_kept(training), *answers, f'The whole run took {duration(seconds)}.'])
+    if recipe.model.name == 'frozen_features': how = [describe_fit(recipe)]
+    else: how = [describe_steps(training), *describe_augmentation(recipe), describe_loss(training),
+                 *describe_kept(training)]
+    return ' '.join([*how, *answers, f'The whole run took {duration(seconds)}.'])
 
 # %% ../../nbs/11_use/02_methods.ipynb #d2690780
 def split_history(
@@ -254,6 +280,14 @@ def split_history(
     return [part for _, part in history.groupby('fold')] if 'fold' in history else [history]
 
 # %% ../../nbs/11_use/02_methods.ipynb #b3fffc23
+def describe_losses(
+    history:pd.DataFrame, # of frozen features: one row (and fold)
+)->str: # one sentence
+    "Say what was lost on photographs that the regressions knew, and on those that they did not."
+    train, valid = history[['train_loss', 'valid_loss']].mean()
+    return (f'On the photographs that they were fitted on, the loss of the regressions was {train:.2f}; answered fold '
+            f'by fold, by regressions that had not seen them, it was {valid:.2f}.')
+
 def describe_curves(
     history:pd.DataFrame|list, # as for `plot_history`
 )->str: # one to two sentences
@@ -305,7 +339,9 @@ class WhatWasDone(Section):
     "Say what was done, on which photographs."
     title, place, template = 'What was done', 70, 'methods.html.jinja'
 
-    def figures(self)->dict[str, Figure]: return {'curves': plot_history(self.study.fit.history)}
+    def figures(self)->dict[str, Figure]: # no curve of one epoch
+        history = self.study.fit.history
+        return {'curves': plot_history(history)} if history.epoch.nunique() > 1 else {}
 
     def words(self)->list[str]:
         study, recipe = self.study, self.study.recipe
@@ -316,8 +352,9 @@ class WhatWasDone(Section):
 
     def values(self)->dict[str, Any]:
         unreadable = [f'{Path(path).name}: {found}' for path, found in self.study.fit.unreadable.items()]
+        describe = describe_losses if self.study.recipe.model.name == 'frozen_features' else describe_curves
         return {'counts': count_table(self.study.table, self.study.classes), 'unreadable': unreadable,
-                'curve_sentence': describe_curves(self.study.fit.history)}
+                'curve_sentence': describe(self.study.fit.history)}
 
 # %% ../../nbs/11_use/02_methods.ipynb #0a48c3e2
 def facts(
