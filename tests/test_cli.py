@@ -287,10 +287,8 @@ def test_folds(fundus, here, photos):
 def test_the_python_of_the_readme_runs(here, photos):
     code = re.search(r'^```python\n(.*?)^```', (ROOT/'README.md').read_text(encoding='utf-8'), re.M | re.S)[1]
     shutil.copytree(photos, here/'photographs', dirs_exist_ok=True)
-    small = "'training.epochs': 1, 'training.bs': 4, 'data.size': 64, 'model.width': 4, 'model.depth': 10}"
-    assert "'training.epochs': 30}" in code
     names = {}
-    exec(code.replace("'training.epochs': 30}", small), names)
+    exec(code, names)
     assert names['maps'].shape[:2] == (1, 1) and min(names['maps'].shape[2:]) > 7
 
 

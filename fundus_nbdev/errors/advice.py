@@ -16,6 +16,7 @@ from pandas import DataFrame
 
 from ..core.html import Section, section
 from ..core.text import counted, listed
+from .baselines import FROZEN
 from .robustness import Stability, limits
 from .slices import Causes
 from .study import Study
@@ -127,10 +128,10 @@ def advise_on_rules(
     value, low, high = metrics.loc['macro_auc']
     if reached < (value if np.isnan(low) else low): return []
     interval = '' if np.isnan(low) else f' ({low:.3f}–{high:.3f})'
-    return [Advice(f'A simple rule, {rule}, reaches a macro AUC of {reached:.3f}; the network has '
-                   f'{value:.3f}{interval}.',
-                   'More photographs, or a network that was trained on many others before. Until then the rule is the '
-                   'simpler tool.',
+    what, instead = f'A simple rule, {rule}, reaches', 'Until then the rule is the simpler tool.'
+    if rule == FROZEN: what, instead = f'{rule.capitalize()}, reach', 'Until then: --set model.name=frozen_features.'
+    return [Advice(f'{what} a macro AUC of {reached:.3f}; the network has {value:.3f}{interval}.',
+                   f'More photographs, or a network that was trained on many others before. {instead}',
                    'The difference between both, with its interval, on the same photographs.')]
 
 # %% ../../nbs/10_errors/10_advice.ipynb #5fa916f6

@@ -8,7 +8,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/05_models/frozen_features.html
 __all__ = ['ClippedLinear', 'MeasuredFactors', 'leave_out_trunk', 'keep_trunk', 'FrozenFeatures', 'frozen_input',
            'frozen_features']
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #43fe9c13
+# %% ../../nbs/05_models/08_frozen_features.ipynb #ad07b528
 from typing import Annotated, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from .efficientnet_lite import LITE_STATS, efficientnet_lite
 from .layers import AvgMaxPool
 from ..photos.factors import FACTORS, quality_factors
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #8cd438d3
+# %% ../../nbs/05_models/08_frozen_features.ipynb #b347e515
 class ClippedLinear(nn.Linear):
     "A linear layer whose inputs count only within limits."
     low:Tensor # smallest value of each input that counts, (n_in,)
@@ -37,7 +37,7 @@ class ClippedLinear(nn.Linear):
 
     def forward(self, x:Tensor)->Tensor: return super().forward(x.clamp(self.low, self.high))
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #b86acbad
+# %% ../../nbs/05_models/08_frozen_features.ipynb #b38bf577
 class MeasuredFactors(nn.Module):
     "The quality factors of each photo of a batch, measured on its crop."
     mean:Tensor # of the normalisation, (3,1,1)
@@ -50,6 +50,12 @@ class MeasuredFactors(nn.Module):
         for name, values in (('mean', mean), ('std', std)): # not saved
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
+    def normalise(self,
+        pixels:np.ndarray, # (B,H,W,3), uint8
+    )->Tensor: # photos, (B,3,H,W), normalised
+        "Return pixels as a network gets them."
+        return (torch.tensor(pixels).permute(0, 3, 1, 2) / 255 - self.mean) / self.std
+
     @torch.no_grad()
     def forward(self,
         x:Tensor, # photos, (B,3,H,W), normalised
@@ -59,7 +65,7 @@ class MeasuredFactors(nn.Module):
         rows = [[*factors.values()] for factors in map_threads(quality_factors, [*np.ascontiguousarray(photos)])]
         return torch.tensor(rows, dtype=torch.float32, device=x.device).reshape(len(x), len(FACTORS))
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #fbad4d71
+# %% ../../nbs/05_models/08_frozen_features.ipynb #17c5dbf4
 def leave_out_trunk(
     model:nn.Module, # a `FrozenFeatures`
     state_dict:dict[str, Tensor], # changed in place
@@ -78,7 +84,7 @@ def keep_trunk(
     "Let what is loaded have the trunk that is there."
     state_dict |= model.trunk.state_dict(prefix=f'{prefix}trunk.')
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #f48e5f5b
+# %% ../../nbs/05_models/08_frozen_features.ipynb #31d48306
 class FrozenFeatures(nn.Module):
     "Two linear experts, one on maps of a frozen trunk and one on measured quality factors; their logits are averaged."
     temperature:Tensor # the logits are divided by it, a scalar
@@ -123,14 +129,14 @@ class FrozenFeatures(nn.Module):
 
     def forward(self, x:Tensor)->Tensor: return self.answer(self.measure(x))
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #1de57065
+# %% ../../nbs/05_models/08_frozen_features.ipynb #5057362d
 def frozen_input(
     arguments:dict, # of `frozen_features`
 )->NetworkInput: # size and normalisation
     "Return the photographs that frozen features are best measured on."
     return NetworkInput(320, *LITE_STATS)
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #cedddffe
+# %% ../../nbs/05_models/08_frozen_features.ipynb #f3616ff5
 @architecture('frozen_features', input=frozen_input)
 def frozen_features(
     n_classes:Annotated[int, Between(1, 100_000)]=3, # logits for each photo

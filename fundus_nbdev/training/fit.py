@@ -23,7 +23,6 @@ import pandas as pd
 import torch
 from fastai.basics import Callback, set_seed
 from pandas import DataFrame
-from torchvision.transforms.functional import normalize
 
 from ..core.errors import BundleError, RunError, TrainingError
 from ..core.files import guard_disk, write_whole
@@ -200,9 +199,7 @@ def frozen_numbers(
     "Measure what a network of frozen features looks at."
     model = build_model(recipe, max(2, len(recipe.data.classes)))
     if not isinstance(model, FrozenFeatures): return None
-    mean, std = find_stats(recipe, prepared.pixels, np.arange(len(prepared.pixels)))
-    def normalised(photos): return normalize(torch.tensor(photos).permute(0, 3, 1, 2) / 255, mean, std)
-    return measure_photos(model, prepared.pixels, normalised, progress.counter('Looking at the photographs'))
+    return measure_photos(model, prepared.pixels, progress.counter('Looking at the photographs'))
 
 # %% ../../nbs/07_training/20_fit.ipynb #c5d67b11
 def history_row(

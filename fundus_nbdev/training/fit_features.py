@@ -8,7 +8,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/fit_features.html.
 __all__ = ['Numbers', 'ABSENT', 'LIMIT', 'measure_photos', 'write_expert', 'fit_expert', 'fit_experts', 'answer_numbers',
            'cross_fit', 'find_temperature', 'fit_features']
 
-# %% ../../nbs/07_training/19_fit_features.ipynb #0080fad5
+# %% ../../nbs/07_training/19_fit_features.ipynb #3af4cd36
 from collections.abc import Callable
 from functools import partial
 
@@ -28,13 +28,12 @@ from ..evaluation.predictions import prediction_table
 from ..models.frozen_features import ClippedLinear, FrozenFeatures
 from .learner import class_weights
 
-# %% ../../nbs/07_training/19_fit_features.ipynb #76412529
+# %% ../../nbs/07_training/19_fit_features.ipynb #71894b04
 Numbers = dict[str, Tensor] # expert → its numbers, (N,K), float32
 
 def measure_photos(
     model:FrozenFeatures, # fitted or not
     pixels:Pixels, # N decoded photographs
-    normalise:Callable[[ndarray], Tensor], # pixels (B,size,size,3), uint8 → photos (B,3,size,size)
     progress:Callable[[int, int], None]|None=None, # called with (photographs done, all photographs)
     bs:int=8, # photographs at once
 )->Numbers:
@@ -42,12 +41,12 @@ def measure_photos(
     parts, n = [], len(pixels)
     with torch.inference_mode():
         for i in range(0, n, bs):
-            parts.append(model.measure(normalise(pixels.array[pixels.rows[i:i + bs]])))
+            parts.append(model.measure(model.factors.normalise(pixels.array[pixels.rows[i:i + bs]])))
             if progress: progress(min(i + bs, n), n)
     def joined(name): return torch.cat([part[name] for part in parts])
     return {name: joined(name) for name in model.experts}
 
-# %% ../../nbs/07_training/19_fit_features.ipynb #c240242f
+# %% ../../nbs/07_training/19_fit_features.ipynb #44fa4de1
 ABSENT = -30. # logit of a class that nothing was learnt about
 LIMIT = 3 # standard deviations from its mean up to which a number counts
 
@@ -83,7 +82,7 @@ def fit_expert(
     if len(known) == 2: coef, bias = np.vstack([0 * coef, coef]), np.append(0, bias) # one line between two classes
     write_expert(layer, known, coef, bias)
 
-# %% ../../nbs/07_training/19_fit_features.ipynb #ced60c58
+# %% ../../nbs/07_training/19_fit_features.ipynb #1a4d6eef
 def fit_experts(
     model:FrozenFeatures, # its experts are changed in place
     numbers:Numbers, # of `measure_photos`, N rows
@@ -96,7 +95,7 @@ def fit_experts(
     weights = dict(enumerate(class_weights(labels, classes, power).tolist()))
     for name, layer in model.experts.items(): fit_expert(layer, numbers[name], codes, weights, model.c[name])
 
-# %% ../../nbs/07_training/19_fit_features.ipynb #4d6aea73
+# %% ../../nbs/07_training/19_fit_features.ipynb #9e85e7b0
 def answer_numbers(
     model:FrozenFeatures, # fitted
     numbers:Numbers, # of `measure_photos`, N rows
@@ -121,7 +120,7 @@ def cross_fit(
         answers[own] = answer_numbers(model, {name: x[own] for name, x in numbers.items()})
     return answers
 
-# %% ../../nbs/07_training/19_fit_features.ipynb #3c2c421d
+# %% ../../nbs/07_training/19_fit_features.ipynb #95cb728b
 def find_temperature(
     answers:DataFrame, # prediction table, every row answered by experts that have not seen its patient
 )->float: # what logits are to be divided by; 1 where it can't be told
