@@ -479,6 +479,41 @@ def review(
           f'then: fundus run … --corrections {done.folder/"review.csv"}')
 
 
+# explain
+
+@app.command()
+def explain(
+    photos: Annotated[list[Path], typer.Argument(metavar='PHOTO…', help='Photographs, or folders of them.')],
+    bundle: Annotated[Path, option('The network: the folder of a run, or a bundle.', metavar='RUN')],
+    methods: Annotated[str, option(
+        'Any of hirescam, gradcam, eigencam, occlusion, smoothgrad, …; `all`: every one. A wrong name lists them.',
+        metavar='A,B,…')] = 'hirescam',
+    classes: Annotated[str | None, option(
+        'Classes to explain; `all`: every one; without it, the one that each photograph is called.',
+        metavar='A,B,…')] = None,
+    layer: Annotated[str | None, option(
+        'Layer to look at, by its name in the network, such as `layer3.1`, or by the least size of its maps: `14` is '
+        'the last layer with maps of 14 × 14 or more; without it, the last with more than 7 × 7.',
+        metavar='NAME|SIZE')] = None,
+    fold: Annotated[int | None, option(
+        'Of a run with folds, the network to explain with; without it, the one that had not seen the photograph, '
+        'and the first for photographs that are not of the run.', min=0, metavar='K')] = None,
+    out: Annotated[Path | None, option(
+        'Where to write; without it, a folder that is named after the first photograph or folder.',
+        file_okay=False, metavar='FOLDER')] = None,
+    overwrite: Overwrite = False,
+): # writes pictures/, maps/ and explanations.csv
+    "Show which places of photographs made a trained network say what it says: pictures, raw maps and a table."
+    from fundus_nbdev.core.output_folder import name_after
+    from fundus_nbdev.core.progress import Progress
+    from fundus_nbdev.use.explain_files import describe_explained, explain_files
+    out = out or Path('explain')/name_after(photos[0])
+    done = explain_files(photos, bundle, out, names_in(methods), names_in(classes) or None, layer, fold, overwrite,
+                         Progress('auto'))
+    for sentence in describe_explained(done): print(sentence)
+    print(f'\nWritten: {out}/explanations.csv, {out}/pictures/, {out}/maps/')
+
+
 @app.command()
 def recipes(): # prints a table
     "List the recipes that ship with the package."
