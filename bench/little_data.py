@@ -1,0 +1,135 @@
+"""Learn from 187 photographs: frozen features beside what else one could do, on the same folds.
+
+    python bench/little_data.py ours --data FOLDER        # frozen features, features alone, factors alone: ten fold seeds
+    python bench/little_data.py peers --data FOLDER       # fastai's vision_learner and the ResNet from scratch: three of them
+    python bench/little_data.py ladder --data FOLDER      # what was tried on ten other fold seeds
+
+FOLDER has labels.csv (EyeQ's grades). The folds are those of `fundus run --data FOLDER --folds 5 --seed SEED`, the figures
+of frozen features those that this command gives. vision_learner needs ImageNet weights of SqueezeNet 1.1 (TORCH_HOME). Every answer is
+calibrated by a temperature that was fitted inside the training part. Writes bench/results/little_*.csv, shown by
+nbs/experiments/08_little_data.ipynb; a seed that is there already is not computed again."""
+from argparse import ArgumentParser
+from pathlib import Path
+from tempfile import TemporaryDirectory
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fundus_nbdev.core.progress import Progress
+from fundus_nbdev.data.split import add_folds, fold_split
+from fundus_nbdev.evaluation.calibrate import fit_temperature
+from fundus_nbdev.evaluation.metrics import evaluate
+from fundus_nbdev.evaluation.predictions import prediction_table
+from fundus_nbdev.models.frozen_features import frozen_features
+from fundus_nbdev.training.fit import fit_split
+from fundus_nbdev.training.fit_features import answer_numbers, fit_features, measure_photos
+from fundus_nbdev.training.prepare import prepare_photos
+from fundus_nbdev.training.recipe import find_recipe, override
+
+RESULTS = Path(__file__).parent/'results'
+CLASSES = ['Good', 'Usable', 'Reject']
+METRICS = ['accuracy', 'macro_f1', 'quadratic_kappa', 'macro_auc', 'log_loss', 'ece', 'recall_Good', 'recall_Usable', 'recall_Reject']
+SEEDS, PEER_SEEDS, LADDER_SEEDS = range(100, 110), range(100, 103), range(10)
+
+
+def prepared_as(recipe, data, **changes):
+    "The photographs of a recipe, decoded, as the command has them."
+    asked = override(find_recipe(recipe), {'data.source': str(Path(data).absolute()), 'data.classes': ','.join(CLASSES)} | changes)
+    return asked, prepare_photos(asked, Progress())
+
+
+def folds_of(table, seed, valid=0.):
+    "Five tables with `split`."
+    folded = add_folds(table, 5, seed)
+    return [fold_split(folded, fold, valid=valid, seed=seed) for fold in range(5)]
+
+
+def fold_answers(model, numbers, folds, seed):
+    "Prediction table out of fold, by frozen features."
+    answers = []
+    for table in folds:
+        tested = (table.split == 'test').to_numpy()
+        fit_features(model, {name: x[~tested] for name, x in numbers.items()}, table[~tested], CLASSES, 1., seed)
+        p = answer_numbers(model, {name: x[tested] for name, x in numbers.items()})
+        answers.append(prediction_table(table[tested].reset_index(drop=True), CLASSES, p))
+    return pd.concat(answers, ignore_index=True)
+
+
+def frozen(data, seeds, ways, size=320):
+    "Rows: way, seed and metrics. A way: arguments of `frozen_features`."
+    _, prepared = prepared_as('photographs', data, **{'data.size': size, 'data.folds': 5})
+    table, seen = prepared.tables[0].drop(columns=['split', 'fold']), {}
+    for way, arguments in ways.items():
+        model = frozen_features(3, **arguments)
+        look = tuple(arguments.get(name, usual) for name, usual in (('version', 0), ('stages', 7)))
+        numbers = {}
+        for expert in model.experts:
+            key = (expert, look if expert == 'features' else 0)
+            if key not in seen: seen[key] = measure_photos(frozen_features(3, **arguments | {'experts': expert}), prepared.pixels)[expert]
+            numbers[expert] = seen[key]
+        for seed in seeds:
+            start = time.perf_counter()
+            answers = fold_answers(model, numbers, folds_of(table, seed, valid=.15), seed)
+            yield {'way': way, 'seed': seed, 'seconds': round(time.perf_counter() - start, 1)} | evaluate(answers, n_boot=0).value[METRICS].round(4).to_dict()
+
+
+def calibrated(predictions):
+    "The tested rows, calibrated on the validation rows."
+    return fit_temperature(predictions).apply(predictions[predictions.split == 'test'])
+
+
+def scratch(data, seed):
+    "The recipe `eyeq`: a ResNet from scratch."
+    recipe, prepared = prepared_as('eyeq', data, **{'data.folds': 5, 'seed': seed})
+    for table in prepared.tables:
+        with TemporaryDirectory() as folder: yield calibrated(fit_split(recipe, table, prepared.pixels, Path(folder), Progress()).predictions)
+
+
+def vision(data, seed):
+    "fastai's vision_learner with a pretrained SqueezeNet, fine_tune(10), at 224 px."
+    from fastai.vision.all import vision_learner
+    from torchvision.models import squeezenet1_1
+    from fundus_nbdev.data.datablock import dataloaders
+    recipe, prepared = prepared_as('eyeq', data, **{'data.folds': 5, 'seed': seed})
+    stats = [.485, .456, .406], [.229, .224, .225]
+    for table in prepared.tables:
+        torch.manual_seed(seed)
+        dls = dataloaders(table, prepared.pixels, CLASSES, bs=16, stats=stats, seed=seed)
+        learn = vision_learner(dls, squeezenet1_1, normalize=False)
+        with learn.no_bar(), learn.no_logging(): learn.fine_tune(10)
+        rows = np.flatnonzero(table.split != 'train')
+        x = torch.tensor(prepared.pixels.array[prepared.pixels.rows[rows]]).permute(0, 3, 1, 2) / 255
+        x = (x - torch.tensor(stats[0])[:, None, None]) / torch.tensor(stats[1])[:, None, None]
+        with torch.inference_mode(): p = learn.model.eval()(x).softmax(1)
+        yield calibrated(prediction_table(table.iloc[rows].reset_index(drop=True), CLASSES, p.double().numpy()))
+
+
+def peers(data, seeds):
+    "Rows: way, seed and metrics."
+    for seed in seeds:
+        for way, train in {'fastai vision_learner(squeezenet1_1)': vision, 'ResNet from scratch': scratch}.items():
+            start, answers = time.perf_counter(), pd.concat(train(data, seed), ignore_index=True)
+            yield {'way': way, 'seed': seed, 'seconds': round(time.perf_counter() - start, 1)} | evaluate(answers, n_boot=0).value[METRICS].round(4).to_dict()
+
+
+def keep(name, rows):
+    "Write rows as they come."
+    kept, file = [], RESULTS/f'little_{name}.csv'
+    for row in rows:
+        kept.append(row)
+        pd.DataFrame(kept).to_csv(file, index=False)
+        print(row, flush=True)
+
+
+WAYS = {'frozen features and factors': {}, 'features alone': {'experts': 'features'}, 'factors alone': {'experts': 'factors'}}
+
+if __name__ == '__main__':
+    arguments = ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument('what', choices=['ours', 'peers', 'ladder'])
+    arguments.add_argument('--data', required=True)
+    a = arguments.parse_args()
+    if a.what == 'ours': sys.exit(keep('ours', frozen(a.data, SEEDS, WAYS)))
+    if a.what == 'peers': sys.exit(keep('peers', peers(a.data, PEER_SEEDS)))
