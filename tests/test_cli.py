@@ -45,7 +45,7 @@ def test_help_of_run_names_every_option(fundus):
 
 def test_recipes(fundus):
     code, text = fundus('recipes')
-    assert code == 0 and {line.split()[0] for line in text.splitlines()} >= {'synthetic', 'photographs', 'drimdb', 'eyeq'}
+    assert code == 0 and {line.split()[0] for line in text.splitlines()} >= {'synthetic', 'photographs', 'visibility', 'drimdb', 'eyeq'}
 
 
 # mistakes

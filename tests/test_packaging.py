@@ -76,7 +76,7 @@ def wheel(tmp_path_factory): # names of the files in the wheel, and its metadata
 def test_wheel_has_every_file(wheel):
     wanted = {f.relative_to(ROOT).as_posix() for f in PACKAGE.rglob('*') if f.suffix == '.py' or f.suffix in DATA}
     assert wanted - set(wheel[0]) == set()
-    assert {f'fundus_nbdev/recipes/{name}.toml' for name in ('synthetic', 'drimdb', 'eyeq')} <= set(wheel[0])
+    assert {f'fundus_nbdev/recipes/{name}.toml' for name in ('synthetic', 'visibility', 'drimdb', 'eyeq')} <= set(wheel[0])
     assert [n for n in wheel[0] if n.endswith('LICENSE')]
 
 

@@ -40,7 +40,7 @@ class BundleInfo:
     architecture:str # name in `ARCHITECTURES`
     arguments:dict # of the architecture, such as depth and n_classes
     classes:list[str] # in the order of the outputs
-    crop:str # how a photograph becomes a square: 'fov' or 'whole'
+    crop:str # how a photograph becomes a square: a key of `CROPS`
     size:int # side of the square, px
     mean:list[float] # normalisation: mean of red, green, blue, in 0–1
     std:list[float] # normalisation: standard deviation, in 0–1

@@ -39,12 +39,12 @@ Part = Annotated[float, Between(0, .9)] # of the photographs
 @dataclass(frozen=True)
 class DataRecipe:
     "Which photographs, how they are cropped, and how they are split."
-    source:str = 'synthetic' # a folder, a CSV file, an npz file, or 'synthetic' for the embedded set
+    source:str = 'synthetic' # a folder, a CSV file, an npz file, or an embedded set: 'synthetic', 'visibility'
     corrections:str = '' # CSV with corrected labels (column `corrected`), such as `fundus review` writes; '': none
     columns:dict[str, str] = field(default_factory=dict) # column of the CSV → path, label, patient or split
     labels:dict[str, str] = field(default_factory=dict) # label in the data → class name, such as GOOD → Good
     classes:tuple[str, ...] = () # class order; empty: all classes of the data
-    crop:str = 'fov' # of `CROPS`: 'fov' (the field of view always has the same scale) or 'whole'
+    crop:str = 'fov' # of `CROPS`: 'fov' (the field of view always has the same scale), 'whole' or 'clean_channel'
     size:Annotated[int, Between(0, 4096)] = 224 # side of the square that the network sees, px; 0: the network's own
     test:Part = .2 # of the photographs, kept for the final test; with folds, each fold in turn
     valid:Part = .15 # of the others, for watching the training and for calibration

@@ -34,6 +34,7 @@ from ..errors.study import Study
 from ..models.architectures import find_architecture
 from ..models.summary import count_parameters
 from ..training.losses import LOSSES, loss_settings
+from ..training.prepare import EMBEDDED_SETS
 from ..training.recipe import DataRecipe, Recipe, TrainingRecipe, to_toml
 from .narrative import who_was_asked
 
@@ -59,14 +60,15 @@ def with_docs(
 
 # %% ../../nbs/11_use/02_methods.ipynb #3630277c
 CROP_WORDS = { # of `CROPS` → what was done; another is called by its name
-    'fov': 'cropped to the field of view, so that the retina always has the same scale', 'whole': 'taken as a whole'}
+    'fov': 'cropped to the field of view, so that the retina always has the same scale', 'whole': 'taken as a whole',
+    'clean_channel': 'taken as a whole, of which only the channel without noise was kept'}
 
 def describe_source(
     data:DataRecipe, # of the run
-)->str: # sentences that begin with a space; empty for the embedded set
+)->str: # sentences that begin with a space; empty for an embedded set
     "Say where photographs and labels come from."
     says = []
-    if data.source != 'synthetic': says.append(f'They come from {Path(data.source).name}.')
+    if data.source not in EMBEDDED_SETS: says.append(f'They come from {Path(data.source).name}.')
     columns = [f'{theirs} is the {role}' for theirs, role in data.columns.items()]
     labels = [f'{name} for {theirs}' for theirs, name in data.labels.items()]
     if columns: says.append(f'There, {listed(columns)}.')
@@ -83,7 +85,7 @@ def describe_data(
 )->str: # two to six sentences
     "Describe the photographs, their patients and classes."
     data, drawn, missing, absent = recipe.data, '', '', ''
-    if data.source == 'synthetic': drawn = 'The embedded synthetic set: drawn retinas, spoilt by known causes. '
+    if data.source in EMBEDDED_SETS: drawn = f'{EMBEDDED_SETS[data.source].about} '
     crop = CROP_WORDS.get(data.crop) or f'cropped by {with_docs(CROPS, data.crop)}'
     if unreadable: missing = f' {unreadable:,} of them could not be read and took no part.'
     if others := table.attrs.get('left_out'):
@@ -93,7 +95,7 @@ def describe_data(
     known = f'of {counted(patients, "patient")}'
     if data.group == 'near_duplicates':
         known = f'in {counted(patients, "group")} (a patient, or photographs that are nearly identical)'
-    if patients == len(table): known = 'whose patients are not known'
+    if table['patient'].equals(table['path']): known = 'whose patients are not known'
     photographs = f'{drawn}{counted(len(table), "photograph")} {known}, of the classes {listed(classes)}.'
     return (f'{photographs}{describe_source(data)} Each was {crop}, and shown to the network at {data.size} × '
             f'{data.size} pixels.{missing}{absent}{describe_corrections(table)}')

@@ -15,6 +15,7 @@ from ..core.files import write_whole
 from ..core.html import SECTIONS, Section, render_page
 from ..errors import advice, baselines, gallery, robustness, saliency_location, slices
 from ..errors.study import Study
+from ..training.prepare import EMBEDDED_SETS
 from . import confidence, methods, narrative, scores
 
 # %% ../../nbs/11_use/05_report.ipynb #3f5a7c7d
@@ -58,7 +59,7 @@ def render_report(
         'report.html.jinja', name=study.recipe.name, about=study.recipe.about,
         kicker=f'Report of a run with fundus_nbdev {fundus_nbdev.__version__}',
         headline=narrative.summarise_result(study.metrics, study.part),
-        warnings=[drawn] if study.recipe.data.source == 'synthetic' else [], chapters=make_chapters(study.sections))
+        warnings=[drawn] if study.recipe.data.source in EMBEDDED_SETS else [], chapters=make_chapters(study.sections))
 
 # %% ../../nbs/11_use/05_report.ipynb #9d1b2eca
 def write_report(

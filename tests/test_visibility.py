@@ -1,0 +1,41 @@
+"The exercise on visibility: its parts, and a whole small run from a drawn set to answers of the saved network."
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fundus_nbdev.data.split import split_table
+from fundus_nbdev.synth.visibility import count_classes, make_visibility, plan_visibility
+from fundus_nbdev.training.recipe import find_recipe
+
+SMALL = ['--epochs', '1', '--size', '32', '--set', 'model.width=4', '--set', 'model.depth=10', '--n-examples', '2']
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_the_recipe_sets_104_pictures_apart_twice(seed):
+    data, plan = find_recipe('visibility').data, plan_visibility()
+    part = split_table(plan, test=data.test, valid=data.valid, seed=seed)
+    counts = pd.crosstab(part.split, part.label).to_dict('index')
+    assert counts['test'] == counts['valid'] == count_classes(104) == {'FULL': 84, 'PARTIAL': 16, 'NO_VISIBILITY': 4}
+    assert counts['train'] == {'FULL': 478, 'PARTIAL': 91, 'NO_VISIBILITY': 23}
+
+
+@pytest.mark.slow
+def test_a_run_from_nothing(fundus, here, monkeypatch):
+    from fundus_nbdev.data.pixels import CROPS
+    from fundus_nbdev.models.bundle import load_bundle
+    from fundus_nbdev.training.prepare import EMBEDDED_SETS
+    few = EMBEDDED_SETS['visibility']._replace(function=partial(make_visibility, n=40, size=80))
+    monkeypatch.setitem(EMBEDDED_SETS, 'visibility', few)
+    code, text = fundus('run', 'visibility', *SMALL)
+    assert code == 0, text
+    folder = here/'runs'/'visibility'
+    predictions = pd.read_csv(folder/'predictions.csv')
+    assert predictions.split.value_counts().to_dict() == {'train': 30, 'test': 5, 'valid': 5}
+    assert list(predictions.filter(like='p_')) == ['p_FULL', 'p_PARTIAL', 'p_NO_VISIBILITY']
+    report = (folder/'report.html').read_text(encoding='utf-8')
+    assert 'drawn, not taken' in report and 'exercise on visibility' in report and 'the channel without noise' in report
+    bundle, some = load_bundle(folder/'bundle'), predictions.head(4)
+    pixels = np.stack([CROPS[bundle.info.crop](path, bundle.info.size) for path in some.path])
+    np.testing.assert_allclose(bundle.probabilities(pixels), some.filter(like='p_'), atol=1e-4)
