@@ -6,8 +6,8 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/05_models/freezing.html.md"""
 
 # %% auto #0
 __all__ = ['FEWEST', 'has_kernel', 'head_names', 'named_parts', 'cut_parts', 'Block', 'network_blocks', 'check_freeze',
-           'frozen_blocks', 'stay_in_eval', 'is_norm', 'unfreeze_network', 'freeze_network', 'trainable_table',
-           'describe_trainable']
+           'frozen_blocks', 'stay_in_eval', 'is_norm', 'frozen_parameters', 'unfreeze_network', 'freeze_network',
+           'trainable_table', 'describe_trainable']
 
 # %% ../../nbs/05_models/06_freezing.ipynb #d95cebde
 from collections.abc import Iterator
@@ -136,11 +136,18 @@ def is_norm(
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     return bool(own) and all(tensor.ndim < 2 for tensor in own)
 
+def frozen_parameters(
+    model:nn.Module, # any network
+)->list[Parameter]: # that `freeze_network` has frozen
+    "List what is frozen."
+    return [model.get_parameter(name) for name in vars(model).get('frozen_names', [])]
+
 def unfreeze_network(
     model:nn.Module, # any network
 )->nn.Module: # the same, changed
     "Undo `freeze_network`; what was fixed before it stays fixed."
-    for name in vars(model).pop('frozen_parameters', []): model.get_parameter(name).requires_grad_(True)
+    for p in frozen_parameters(model): p.requires_grad_(True)
+    vars(model).pop('frozen_names', None)
     for module in model.modules():
         if vars(module).pop('train', None): module.training = model.training
     return model
@@ -162,7 +169,7 @@ def freeze_network(
         if module not in norms: vars(module)['train'] = partial(stay_in_eval, module)
     learning = {p for norm in norms for p in norm.parameters(recurse=False)}
     still = {p for block in frozen for p in block.parameters if p.requires_grad} - learning
-    vars(model)['frozen_parameters'] = [name for name, p in model.named_parameters() if p in still]
+    vars(model)['frozen_names'] = [name for name, p in model.named_parameters() if p in still]
     for p in still: p.requires_grad_(False)
     return model.train(model.training)
 
@@ -183,5 +190,6 @@ def describe_trainable(
     "Say how much of a network learns, and which blocks."
     table = trainable_table(model)
     total, learning = table.parameters.sum(), table.trainable.sum()
+    if learning == total: return f'all {total:,} parameters learn'
     return (f'{learning:,} of {total:,} parameters learn, in {some(table.block[table.trainable > 0][::-1], 6)}; '
             f'frozen: {some(table.block[table.trainable == 0], 6)}')
