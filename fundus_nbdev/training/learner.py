@@ -24,12 +24,14 @@ from ..core.errors import RecipeError
 from ..evaluation.metrics import METRICS
 from ..data.pixels import Pixels, Stats, channel_stats
 from ..models.architectures import find_architecture, network_input
+from ..models.freezing import freeze_network
 from .finite_loss import FiniteLossCB
 from .checkpoint import ResumableLearner
 from .losses import make_loss
 from .cutmix import mix_callbacks
 from .onecycle import OneCycleCB
-from .optimizer import AccumulateCB, adamw, group_decay, group_rates, parameter_groups
+from fundus_nbdev.training.optimizer import (AccumulateCB, FreezeCB, adamw, group_decay, group_rates,
+    parameter_groups)
 from .precision import MixedPrecisionCB
 from .recipe import Recipe
 from .ema import EMACB
@@ -78,7 +80,8 @@ def build_model(
     n_classes:int, # logits for each photograph
 )->Module: # network with its first weights
     "Build the network of a recipe."
-    return find_architecture(recipe.model.name)(**model_arguments(recipe, n_classes))
+    model = find_architecture(recipe.model.name)(**model_arguments(recipe, n_classes))
+    return freeze_network(model, recipe.model.freeze, recipe.model.freeze_norm)
 
 # %% ../../nbs/07_training/17_learner.ipynb #576b5d2c
 def check_network(
@@ -86,11 +89,13 @@ def check_network(
 )->None:
     "Raise a `RecipeError` for a network that can't be trained with photographs of the recipe's size."
     model, size = build_model(recipe, max(len(recipe.data.classes), 2)), recipe.data.size
+    made, remedy = network_input(recipe.model.name, recipe.model.arguments), 'Choose larger photographs (--size)'
+    if made and made.size != size: remedy = f'It was made for {made.size} pixels: choose --size {made.size}'
     try:
         with torch.no_grad(): model(torch.zeros(2, 3, size, size))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, AssertionError) as error: # a transformer asserts its size
         raise RecipeError(f'The network {recipe.model.name} can not be trained with data.size = {size}: {error}. '
-                          'Choose larger photographs (--size) or another network (--set model.…).') from error
+                          f'{remedy}, or another network (--set model.…).') from error
 
 # %% ../../nbs/07_training/17_learner.ipynb #69082185
 def find_stats(
@@ -123,6 +128,7 @@ def training_callbacks(
     if training.schedule == 'onecycle': yield OneCycleCB()
     if training.schedule == 'plateau': yield ReduceLROnPlateauCB(**watched, patience=training.plateau)
     yield from mix_callbacks(training.mixup, training.cutmix, training.cutout, recipe.seed)
+    if recipe.model.freeze != 'none': yield FreezeCB(recipe.model.freeze, recipe.model.freeze_norm, say)
     if training.accumulate > 1: yield AccumulateCB(training.accumulate)
     if training.clip: yield GradientClip(training.clip)
     if training.ema: yield EMACB(training.ema)

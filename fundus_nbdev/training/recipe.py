@@ -60,9 +60,11 @@ class DataRecipe:
 # %% ../../nbs/07_training/16_recipe.ipynb #cba3e7a5
 @dataclass(frozen=True)
 class ModelRecipe:
-    "Which network, and its own arguments."
-    name:str = 'resnet' # of `ARCHITECTURES`
+    "Which network, how it is frozen, and its own arguments."
+    name:str = 'resnet' # of `ARCHITECTURES`; of a library: 'torchvision:resnet18', 'timm:resnet18'
     arguments:dict[str, Any] = field(default_factory=dict) # all that its signature names and the data don't decide
+    freeze:str = 'none' # 'head': the head learns; 'blocks:3': all but the first 3 blocks; 'gradual': ever more blocks
+    freeze_norm:bool = True # also the norms of frozen blocks; false: they learn
 
 # %% ../../nbs/07_training/16_recipe.ipynb #c8e10f6f
 @dataclass(frozen=True)
@@ -128,12 +130,19 @@ def _check_registered(setting:str, value:Any, default:Any)->None:
 
 # %% ../../nbs/07_training/16_recipe.ipynb #3fa9549e
 def _build_model(values:dict)->ModelRecipe:
-    "Check a network's name and its own arguments."
-    from fundus_nbdev.models.architectures import check_arguments
-    given = dict(values)
-    name = check_value('model.name', given.pop('name', ModelRecipe.name), str, RecipeError)
-    try: return ModelRecipe(name, check_arguments(name, given, 'model.', RecipeError))
+    "Check a network's name, how it is frozen, and its own arguments."
+    from fundus_nbdev.models.architectures import IN_RECIPE, check_arguments
+    from fundus_nbdev.models.freezing import check_freeze
+    kinds = get_type_hints(ModelRecipe)
+    shared = {key: check_value(f'model.{key}', values[key], kinds[key], RecipeError) for key in IN_RECIPE if key in values}
+    name = shared.pop('name', ModelRecipe.name)
+    try: known = check_arguments(name, {})
     except ModelError as error: raise RecipeError(f'model.name: {error}') from error # no network has that name
+    check_names(values, [*IN_RECIPE, *known], 'model.', RecipeError)
+    try: check_freeze(shared.get('freeze', ModelRecipe.freeze))
+    except ModelError as error: raise RecipeError(f'model.{error}') from error
+    own = {key: value for key, value in values.items() if key not in IN_RECIPE}
+    return ModelRecipe(name, check_arguments(name, own, 'model.', RecipeError), **shared)
 
 # %% ../../nbs/07_training/16_recipe.ipynb #9b75e0c5
 def _build(cls:type, values:dict, prefix:str='')->Any:
@@ -228,7 +237,8 @@ def recipe_values(
     "Return a recipe as a nested dict."
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"found {recipe!r}; expected a recipe, such as find_recipe('photographs') gives.")
-    return asdict(recipe) | {'model': {'name': recipe.model.name} | recipe.model.arguments}
+    model = {name: getattr(recipe.model, name) for name in ('name', 'freeze', 'freeze_norm')} | recipe.model.arguments
+    return asdict(recipe) | {'model': model}
 
 # %% ../../nbs/07_training/16_recipe.ipynb #4b6075d2
 def to_toml(
