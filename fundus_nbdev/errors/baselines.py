@@ -116,7 +116,7 @@ def frozen_answers(
     factors:DataFrame, # of `measure_factors`
     progress:Progress, # shows how far it is
 )->DataFrame: # prediction table of the tested photographs that were measured
-    "Answer by frozen features, fitted on the training and validation part, the photographs that a network is scored on."
+    "Answer the photographs that a network is scored on by frozen features, fitted on all others."
     known, answers = factors[factors.notna().all(axis=1)], []
     paths = splits[0].path[splits[0].path.isin(known.index)].to_list()
     numbers, classes = frozen_numbers_of(paths, known.loc[paths], progress), classes_of(splits[0])

@@ -250,7 +250,7 @@ def describe_fit(
 )->str: # three sentences
     "Say how the experts of frozen features were fitted."
     asked = recipe.model.arguments
-    looks = {'features': 'the mean and the maximum of the last maps', 'factors': 'the quality factors'}
+    looks = {'features': 'mean and maximum of the maps', 'factors': 'the quality factors'}
     experts = [f'{what} (C = {asked[f"{name}_c"]:g})' for name, what in looks.items()
                if asked['experts'] in (name, 'both')]
     kinds, averaged = 'A logistic regression', ''
