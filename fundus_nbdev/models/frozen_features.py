@@ -8,7 +8,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/05_models/frozen_features.html
 __all__ = ['ClippedLinear', 'MeasuredFactors', 'StageMaps', 'mean_and_max', 'leave_out_trunk', 'keep_trunk', 'FrozenFeatures',
            'frozen_input', 'frozen_features']
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #39352025
+# %% ../../nbs/05_models/08_frozen_features.ipynb #15e17b55
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from .architectures import NetworkInput, architecture
 from .efficientnet_lite import LITE_STATS, efficientnet_lite
 from ..photos.factors import FACTORS, quality_factors
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #db056223
+# %% ../../nbs/05_models/08_frozen_features.ipynb #1976cf51
 class ClippedLinear(nn.Linear):
     "A linear layer whose inputs count only within limits."
     low:Tensor # smallest value of each input that counts, (n_in,)
@@ -36,7 +36,7 @@ class ClippedLinear(nn.Linear):
 
     def forward(self, x:Tensor)->Tensor: return super().forward(x.clamp(self.low, self.high))
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #8d139f9e
+# %% ../../nbs/05_models/08_frozen_features.ipynb #5db89f32
 class MeasuredFactors(nn.Module):
     "The quality factors of each photo of a batch, measured on its crop."
     mean:Tensor # of the normalisation, (3,1,1)
@@ -64,7 +64,7 @@ class MeasuredFactors(nn.Module):
         rows = [[*factors.values()] for factors in map_threads(quality_factors, [*np.ascontiguousarray(photos)])]
         return torch.tensor(rows, dtype=torch.float32, device=x.device).reshape(len(x), len(FACTORS))
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #8473738c
+# %% ../../nbs/05_models/08_frozen_features.ipynb #ec682383
 class StageMaps(nn.Module):
     "The maps of several stages of a trunk at the resolution of the last: their means, then their maxima."
     def __init__(self,
@@ -91,7 +91,7 @@ def mean_and_max(
     means, highest = maps.chunk(2, 1)
     return torch.cat([means.mean((2, 3)), highest.amax((2, 3))], 1)
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #d5d3e911
+# %% ../../nbs/05_models/08_frozen_features.ipynb #3dbcef0b
 def leave_out_trunk(
     model:nn.Module, # a `FrozenFeatures`
     state_dict:dict[str, Tensor], # changed in place
@@ -110,7 +110,7 @@ def keep_trunk(
     "Let what is loaded have the trunk that is there."
     state_dict |= model.trunk.state_dict(prefix=f'{prefix}trunk.')
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #970946dc
+# %% ../../nbs/05_models/08_frozen_features.ipynb #52187489
 class FrozenFeatures(nn.Module):
     "Two linear experts, one on maps of a frozen trunk and one on measured quality factors; their logits are averaged."
     temperature:Tensor # the logits are divided by it, a scalar
@@ -155,19 +155,19 @@ class FrozenFeatures(nn.Module):
 
     def forward(self, x:Tensor)->Tensor: return self.answer(self.measure(x))
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #fe4b0e8e
+# %% ../../nbs/05_models/08_frozen_features.ipynb #52359c98
 def frozen_input(
     arguments:dict, # of `frozen_features`
 )->NetworkInput: # size and normalisation
     "Return the photographs that frozen features are best measured on."
     return NetworkInput(320, *LITE_STATS)
 
-# %% ../../nbs/05_models/08_frozen_features.ipynb #a4f21f2a
+# %% ../../nbs/05_models/08_frozen_features.ipynb #e3364313
 @architecture('frozen_features', input=frozen_input)
 def frozen_features(
     n_classes:Annotated[int, Between(1, 100_000)]=3, # logits for each photo
     experts:Literal['both', 'features', 'factors']='both', # which are asked
-    version:Annotated[int, Between(0, 2)]=0, # of EfficientNet-Lite
+    version:Annotated[int, Between(0, 2)]=2, # of EfficientNet-Lite
     stages:Annotated[int, Between(1, 7)]=5, # how many of the trunk's last stages are looked at
     features_c:Annotated[float, Between(1e-9, 1e9)]=.01, # C of scikit-learn, for the features
     factors_c:Annotated[float, Between(1e-9, 1e9)]=.3, # the same for the factors; smaller: weights nearer to zero
