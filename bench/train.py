@@ -82,13 +82,13 @@ def by_library(job, table, clock):
     from fundus_nbdev.data.pixels import cache_pixels
     from fundus_nbdev.data.photo_table import classes_of
     from fundus_nbdev.training.learner import make_learner
+    from fundus_nbdev.training.losses import ClassificationLoss
     from fundus_nbdev.training.recipe import make_recipe
-    import torch
     set_up, classes = JOBS[job], classes_of(table)
-    recipe = make_recipe({'training': {'epochs': set_up['epochs'], 'bs': set_up['bs'], 'label_smoothing': 0.}})
+    recipe = make_recipe({'training': {'epochs': set_up['epochs'], 'bs': set_up['bs']}})
     pixels = cache_pixels(list(table.path), set_up['size'], 'whole')
     dls = dataloaders(table, pixels, classes, set_up['bs'])
-    learner = make_learner(recipe, dls, network(job, len(classes)), torch.ones(len(classes)))
+    learner = make_learner(recipe, dls, network(job, len(classes)), ClassificationLoss())
     with learner.no_bar(), learner.no_logging(): learner.fit(set_up["epochs"], cbs=clock_callback(clock))
 
 
@@ -150,11 +150,12 @@ def measure(name, job, data, what=''): # prints one line of JSON
 
 def measure_size(n, folder): # prints one line of JSON
     "Seconds a photograph, of loading alone and of training, for a set of n photographs of 64 px; memory of the process without the mapped file."
-    import numpy as np, pandas as pd, torch
+    import numpy as np, pandas as pd
     from fundus_nbdev.data.datablock import dataloaders
     from fundus_nbdev.data.pixels import Pixels
     from fundus_nbdev.models.resnet import resnet
     from fundus_nbdev.training.learner import make_learner
+    from fundus_nbdev.training.losses import ClassificationLoss
     from fundus_nbdev.training.recipe import make_recipe
     random = np.random.default_rng(0)
     array = np.lib.format.open_memmap(Path(folder)/f'{n}.npy', 'w+', np.uint8, (n + 64, 64, 64, 3))
@@ -169,7 +170,7 @@ def measure_size(n, folder): # prints one line of JSON
         for batch in dls.train: pass
     loading = (time.perf_counter() - start) / n / rounds
     recipe = make_recipe({'training': {'epochs': rounds + 1}})
-    learner = make_learner(recipe, dls, resnet(10, n_classes=3, width=16), torch.ones(3))
+    learner = make_learner(recipe, dls, resnet(10, n_classes=3, width=16), ClassificationLoss(label_smoothing=.1))
     with learner.no_bar(), learner.no_logging(): learner.fit(rounds + 1, cbs=clock_callback(clock))
     anonymous = next(int(line.split()[1]) for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('RssAnon')) / 1024
     print(json.dumps(dict(photographs=n, loading_ms=1000 * loading, training_ms=1000 / clock.result(n)['photographs_per_second'], memory_mb=anonymous)))

@@ -39,7 +39,7 @@ from fundus_nbdev.photos.field_of_view import load_crop
 from fundus_nbdev.synth.degradations import degrade
 from fundus_nbdev.synth.retina import draw_retina
 from fundus_nbdev.training.checkpoint import ResumableLearner
-from fundus_nbdev.training.learner import make_learner
+from fundus_nbdev.training.learner import make_learner, recipe_loss
 from fundus_nbdev.training.mix import MixUpCB
 from fundus_nbdev.training.onecycle import OneCycleCB
 from fundus_nbdev.training.optimizer import adamw
@@ -265,7 +265,8 @@ def test_trainings_of_fastai(learner):
 def test_a_recipes_learner(table, pixels, tmp_path):
     "All callbacks of a recipe at once, and what fastai users call."
     recipe = make_recipe({'training': {'epochs': 2, 'bs': 4, 'mixup': .4, 'ema': .9, 'patience': 3, 'precision': 'fp32'}})
-    learn = make_learner(recipe, dataloaders(table, pixels, CLASSES, bs=4), small(), torch.ones(2))
+    loss = recipe_loss(recipe.training, table.label, CLASSES)
+    learn = make_learner(recipe, dataloaders(table, pixels, CLASSES, bs=4), small(), loss)
     learn.path = tmp_path
     with quiet(learn):
         learn.lr_find(num_it=6, show_plot=False)

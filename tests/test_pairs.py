@@ -52,6 +52,8 @@ SETTINGS = { # each with the values that are tried; the first ones are those of 
     'training.clip': [0, .1],
     'training.loss': [*find_registry('training.loss')],
     'training.class_weights': [.5, 0],
+    'training.effective_number': [0, .9],
+    'training.logit_adjustment': [0, .5],
     'training.label_smoothing': [.1, 0],
     'training.focal': [0, 2],
     'training.mixup': [0, .4],
@@ -78,10 +80,13 @@ NAMES = list(SETTINGS)
 
 
 def goes_together(row): # bool
-    "Tell whether a recipe takes these values together; there is nothing to watch without a validation part."
+    "Tell whether a recipe takes these values together."
     asked = dict(zip(NAMES, row))
     watched = asked.get('training.keep') == 'best' or asked.get('training.patience') or asked.get('training.schedule') == 'plateau'
-    return not (asked.get('data.valid') == 0 and watched)
+    if asked.get('data.valid') == 0 and watched: return False # there is nothing to watch
+    if asked.get('training.loss') == 'ordinal' and asked.get('training.focal'): return False # it has no focal factor
+    if asked.get('training.effective_number') and asked.get('training.class_weights') == 0: return False # all the same
+    return not (asked.get('training.logit_adjustment') and asked.get('data.order', 'shuffle') != 'shuffle') # other shares
 
 
 def test_every_setting_is_here():
@@ -108,7 +113,7 @@ def data(tmp_path_factory): # a CSV with weights, and 24 small drawings
 def follow(monkeypatch, capsys, place, data, row): # run folder
     "Ask for a run on the command line."
     asked = dict(zip(NAMES, row))
-    words = ['run', '--data', data, '--out', place/'run']
+    words = ['run', '--data', data, '--out', place/'run', '--set', 'data.classes=Good,Bad'] # the ordinal loss needs the order
     for name, value in asked.items():
         if name.startswith('--'): words += [name] if value is True else [] if value is False else [name, value]
         else: words += ['--set', f'{name}={str(value).lower() if isinstance(value, bool) else value}']

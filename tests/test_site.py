@@ -241,7 +241,7 @@ def test_fields_keep_their_comments(site):
 
 def test_pages_that_teach_show_their_source(site):
     taught = {'05_models/01_layers.ipynb': 'class', '05_models/03_resnet.ipynb': 'class BasicBlock', '04_data/15_datablock.ipynb': 'def table_block', '07_training/03_onecycle.ipynb': 'def ',
-              '07_training/04_mix.ipynb': 'class MixUpCB', '07_training/02_losses.ipynb': 'class ', '08_explain/08_gradcam.ipynb': 'def grad_cam', '08_explain/06_cam.ipynb': 'def ', '02_photos/03_field_of_view.ipynb': 'def fov_mask'}
+              '07_training/04_mix.ipynb': 'class MixUpCB', '07_training/01_losses.ipynb': 'class ', '08_explain/08_gradcam.ipynb': 'def grad_cam', '08_explain/06_cam.ipynb': 'def ', '02_photos/03_field_of_view.ipynb': 'def fov_mask'}
     shown = {page.name: '\n'.join(''.join(c['source']) for c in page.cells if c['cell_type'] == 'code' and 'code-fold' not in ''.join(c['source'])) for page in site}
     assert not {name: part for name, part in taught.items() if not re.search(rf'^{part}', shown[name], re.M)}
 

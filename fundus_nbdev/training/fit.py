@@ -38,8 +38,8 @@ from .checkpoint import (CheckpointCB, ResumableLearner, check_same, checkpoints
     newest_checkpoint, remove_checkpoint, software_versions)
 from .distributed import together
 from .fit_features import Numbers, answer_numbers, fit_features, measure_photos
-from fundus_nbdev.training.learner import (build_model, check_network, class_weights, find_stats, make_learner,
-    model_arguments)
+from fundus_nbdev.training.learner import (build_model, check_network, find_stats, make_learner,
+    model_arguments, recipe_loss)
 from .loggers import log_callbacks
 from .prepare import Prepared, prepare_photos
 from .processes import broadcast, main_process, main_process_first
@@ -153,14 +153,14 @@ def learner_for_split(
     stats:Stats, # normalisation
     say:Callable[[str], None], # told what was chosen, and why
 )->ResumableLearner:
-    "Make the learner for one split: network, DataLoaders, class weights."
+    "Make the learner for one split: network, DataLoaders, loss."
     classes, data, training = classes_of(table), recipe.data, recipe.training
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model = build_model(recipe, len(classes))
     dls = dataloaders(table, pixels, classes, training.bs, data.augment, device, data.order, recipe.seed, stats,
                       data.degrade, data.degrade_share, degraded_class(recipe, classes))
-    weights = class_weights(table.label[table.split == 'train'], classes, training.class_weights)
-    return make_learner(recipe, dls, model, weights, say)
+    loss = recipe_loss(training, table.label[table.split == 'train'], classes)
+    return make_learner(recipe, dls, model, loss, say)
 
 # %% ../../nbs/07_training/21_fit.ipynb #f12e162f
 def answer_table(

@@ -6,9 +6,9 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/recipe.html.md"""
 
 # %% auto #0
 __all__ = ['Count', 'Amount', 'Share', 'Part', 'REGISTRIES', 'RECIPES', 'DataRecipe', 'ModelRecipe', 'TrainingRecipe', 'Recipe',
-           'find_registry', 'unused_settings', 'unused_when_frozen', 'find_conflicts', 'make_recipe', 'recipe_values',
-           'to_toml', 'recipe_settings', 'flat_settings', 'read_toml', 'read_recipe', 'recipe_names', 'recipe_file',
-           'find_recipe', 'change_values', 'override']
+           'find_registry', 'unused_settings', 'unused_when_frozen', 'needs_order', 'class_conflicts', 'find_conflicts',
+           'make_recipe', 'recipe_values', 'to_toml', 'recipe_settings', 'flat_settings', 'read_toml', 'read_recipe',
+           'recipe_names', 'recipe_file', 'find_recipe', 'change_values', 'override']
 
 # %% ../../nbs/07_training/16_recipe.ipynb #8fad0fb9
 from collections.abc import Iterable
@@ -81,6 +81,8 @@ class TrainingRecipe:
     clip:Annotated[float, Between(0, 1e9)] = 0. # longest gradient (norm over all weights); 0: no limit
     loss:str = 'cross_entropy' # of `LOSSES`
     class_weights:Annotated[float, Between(0, 2)] = .5 # a class weighs (1 / its share) to this power; 0: all the same
+    effective_number:Annotated[float, Between(0, .999999)] = 0. # β of the effective numbers these weights go by; 0: the shares
+    logit_adjustment:Annotated[float, Between(0, 5)] = 0. # τ: the loss adds τ · log share to the logits; 0: nothing
     label_smoothing:Annotated[float, Between(0, .99)] = .1 # share of the target spread evenly over all classes
     focal:Annotated[float, Between(0, 20)] = 0. # γ of the focal loss; 0: cross-entropy
     mixup:Amount = 0. # alpha of MixUp's Beta distribution; 0: no MixUp
@@ -111,7 +113,7 @@ class Recipe:
 REGISTRIES = { # setting → module and name of the registry of what it may name
     'data.crop': 'data.pixels:CROPS', 'data.augment': 'data.augment:AUGMENTATIONS',
     'data.order': 'data.samplers:SAMPLERS', 'data.degrade': 'synth.degradations:DEGRADATIONS',
-    'training.loss': 'training.losses:LOSSES', 'training.monitor': 'evaluation.metrics:METRICS'}
+    'training.loss': 'training.rare_classes:LOSSES', 'training.monitor': 'evaluation.metrics:METRICS'}
 
 def find_registry(
     setting:str, # of `REGISTRIES`
@@ -165,9 +167,9 @@ def unused_settings(
 )->Iterable[str]: # in words
     "Say which settings were asked for that the loss doesn't use."
     if training.loss == TrainingRecipe.loss: return
-    from fundus_nbdev.training.losses import loss_settings
+    from fundus_nbdev.training.rare_classes import loss_settings
     used = loss_settings(training.loss)
-    for name in ('class_weights', 'label_smoothing', 'focal'):
+    for name in ('class_weights', 'effective_number', 'logit_adjustment', 'label_smoothing', 'focal'):
         value = getattr(training, name)
         if value and value != getattr(TrainingRecipe, name) and name not in used:
             yield f'training.{name} = {value:g}: the loss {training.loss} does not use it. Expected 0, or another loss.'
@@ -185,6 +187,33 @@ def unused_when_frozen(
             if getattr(asked, name) == getattr(usual, name): continue
             yield (f'{part}.{name} = {getattr(asked, name)!r}: frozen features are fitted in one step, without it. '
                    'Leave it out, or train a network in epochs: --set model.name=resnet.')
+
+# %% ../../nbs/07_training/16_recipe.ipynb #8eb6983f
+def needs_order(
+    name:str, # of a loss
+)->bool: # True: of `OrdinalLoss` and what else has `ordered`
+    "Tell whether a loss needs the order of the classes; the default needs no look-up."
+    return name != TrainingRecipe.loss and getattr(find_registry('training.loss').find(name), 'ordered', False)
+
+# %% ../../nbs/07_training/16_recipe.ipynb #5987b763
+def class_conflicts(
+    recipe:Recipe, # every setting right by itself
+)->Iterable[str]: # in words
+    "Say which settings of the loss don't go together, or not with the classes and how often they come."
+    data, training = recipe.data, recipe.training
+    power, adjustment = training.class_weights, training.logit_adjustment
+    if training.effective_number and not power:
+        yield (f'training.effective_number = {training.effective_number:g}: with training.class_weights = 0 all '
+               'classes weigh the same. Expected class_weights above 0; 1 for the weights of the paper.')
+    if power and adjustment and power + adjustment > 1 + 1e-9:
+        yield (f'training.class_weights = {power:g} and training.logit_adjustment = {adjustment:g}: together they make '
+               'up for the shares of the classes more than once. Expected a sum of 1 or less, or class_weights = 0.')
+    if adjustment and data.order != 'shuffle':
+        yield (f'training.logit_adjustment = {adjustment:g}: it goes by the shares of the classes in the table, and '
+               f'data.order = {data.order} shows them in others. Expected the order shuffle, or no adjustment.')
+    if needs_order(training.loss) and not data.classes:
+        yield (f'training.loss = {training.loss}: it has to know which grade comes after which, and data.classes is '
+               'empty. Expected all classes in order, such as --set data.classes=Good,Usable,Reject.')
 
 # %% ../../nbs/07_training/16_recipe.ipynb #1c5a85d7
 def find_conflicts(
@@ -204,6 +233,7 @@ def find_conflicts(
                'training.schedule = "plateau". Expected a share, such as 0.15.')
     yield from unused_settings(training)
     yield from unused_when_frozen(recipe)
+    yield from class_conflicts(recipe)
     if training.lr_lowest > training.lr:
         yield f'training.lr_lowest = {training.lr_lowest:g}: expected no more than training.lr = {training.lr:g}.'
     if not re.fullmatch(r'\w[\w.-]*', recipe.name):

@@ -33,8 +33,9 @@ from ..errors.baselines import metric_words
 from ..errors.study import Study
 from ..models.architectures import find_architecture
 from ..models.summary import count_parameters
-from ..training.losses import LOSSES, loss_settings
+from ..training.losses import LOSSES
 from ..training.prepare import EMBEDDED_SETS
+from ..training.rare_classes import loss_settings
 from ..training.recipe import DataRecipe, Recipe, TrainingRecipe, to_toml
 from .narrative import who_was_asked
 
@@ -208,26 +209,32 @@ def describe_augmentation(
     if ways: says.append(f'Photographs are mixed in pairs ({" or ".join(ways)}).')
     return says
 
-# %% ../../nbs/11_use/02_methods.ipynb #ec429718
+# %% ../../nbs/11_use/02_methods.ipynb #f0a44354
 def describe_weights(
-    power:float, # of 1 / share
-)->str: # such as 'all classes weighing the same, however rare'
-    "Say how much a photograph of each class counts."
+    training:TrainingRecipe, # of the run
+)->str: # part of a sentence
+    "Say how much the photographs of rare classes weigh."
+    power, beta = training.class_weights, training.effective_number
     if power == 0: return 'all photographs weighing the same'
-    if power == 1: return 'all classes weighing the same, however rare'
-    return f'rare classes weighing more (1 / share to the power of {power:g})'
+    number = f'effective number, β = {beta:g},' if beta else 'share'
+    if power == 1 and not beta: return 'all classes weighing the same, however rare'
+    return f'rare classes weighing more (1 / {number} to the power of {power:g})'
 
+# %% ../../nbs/11_use/02_methods.ipynb #ec429718
 def describe_loss(
     training:TrainingRecipe, # of the run
 )->str: # one or two sentences
     "Say what the network was corrected by, and which settings that uses."
-    used, power = loss_settings(training.loss), training.class_weights
+    used = loss_settings(training.loss)
     name = 'cross-entropy' if training.loss == 'cross_entropy' else with_docs(LOSSES, training.loss)
     says = []
     if 'focal' in used and training.focal: says.append(f'the focal factor (γ = {training.focal:g})')
     if 'label_smoothing' in used and training.label_smoothing:
         says.append(f'{100 * training.label_smoothing:g} % of each target spread over all classes (label smoothing)')
-    if 'class_weights' in used: says.append(describe_weights(power))
+    if 'class_weights' in used: says.append(describe_weights(training))
+    if 'logit_adjustment' in used and training.logit_adjustment:
+        says.append(f'{training.logit_adjustment:g} · log share of each class added to its logit (logit adjustment: '
+                    'it answers as if rare classes were more common)')
     return f'The loss is {name}{", with " if says else ""}{listed(says)}.'
 
 # %% ../../nbs/11_use/02_methods.ipynb #7cf71da8
@@ -256,7 +263,7 @@ def describe_fit(
     kinds, averaged = 'A logistic regression', ''
     if len(experts) == 2: kinds, averaged = 'Two logistic regressions', ', and their logits averaged'
     return (f'{kinds} on {listed(experts)} {"was" if len(experts) == 1 else "were"} fitted to the training and the '
-            f'validation photographs, {describe_weights(recipe.training.class_weights)}{averaged}. The validation '
+            f'validation photographs, {describe_weights(recipe.training)}{averaged}. The validation '
             'photographs were answered fold by fold, each by regressions that had not seen it; the probabilities were '
             'calibrated on such answers (a temperature).')
 
