@@ -51,7 +51,7 @@ def fold_answers(model, numbers, folds, seed):
     "Prediction table out of fold, by frozen features."
     answers = []
     for table in folds:
-        tested = (table.split == 'test').to_numpy()
+        tested = np.array(table.split == 'test')
         fit_features(model, {name: x[~tested] for name, x in numbers.items()}, table[~tested], CLASSES, 1., seed)
         p = answer_numbers(model, {name: x[tested] for name, x in numbers.items()})
         answers.append(prediction_table(table[tested].reset_index(drop=True), CLASSES, p))

@@ -123,7 +123,7 @@ def frozen_answers(
     for k, split in enumerate(splits):
         table = split.set_index('path').loc[paths].reset_index()
         if len(splits) > 1: table = table.assign(fold=k)
-        tested, model = (table.split == 'test').to_numpy(), frozen_features(len(classes))
+        tested, model = np.array(table.split == 'test'), frozen_features(len(classes))
         fit_features(model, {name: x[~tested] for name, x in numbers.items()}, table[~tested], classes)
         p = answer_numbers(model, {name: x[tested] for name, x in numbers.items()})
         answers.append(prediction_table(table[tested].reset_index(drop=True), classes, p))

@@ -8,7 +8,7 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/fit_features.html.
 __all__ = ['Numbers', 'ABSENT', 'LIMIT', 'measure_photos', 'write_expert', 'fit_expert', 'fit_experts', 'answer_numbers',
            'cross_fit', 'find_temperature', 'fit_features']
 
-# %% ../../nbs/07_training/20_fit_features.ipynb #78fa3c09
+# %% ../../nbs/07_training/20_fit_features.ipynb #c370a8f2
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from ..evaluation.predictions import prediction_table
 from ..models.frozen_features import ClippedLinear, FrozenFeatures
 from .rare_classes import class_weights
 
-# %% ../../nbs/07_training/20_fit_features.ipynb #64e7ef0e
+# %% ../../nbs/07_training/20_fit_features.ipynb #e7b0c64f
 Numbers = dict[str, Tensor] # expert → its numbers, (N,K), float32
 
 def measure_photos(
@@ -47,7 +47,7 @@ def measure_photos(
     def joined(name): return torch.cat([part[name] for part in parts])
     return {name: joined(name) for name in model.experts}
 
-# %% ../../nbs/07_training/20_fit_features.ipynb #38b7906d
+# %% ../../nbs/07_training/20_fit_features.ipynb #63daf20a
 ABSENT = -30. # logit of a class that nothing was learnt about
 LIMIT = 3 # standard deviations from its mean up to which a number counts
 
@@ -83,7 +83,7 @@ def fit_expert(
     if len(known) == 2: coef, bias = np.vstack([0 * coef, coef]), np.append(0, bias) # one line between two classes
     write_expert(layer, known, coef, bias)
 
-# %% ../../nbs/07_training/20_fit_features.ipynb #30c505a3
+# %% ../../nbs/07_training/20_fit_features.ipynb #3efb7111
 def fit_experts(
     model:FrozenFeatures, # its experts are changed in place
     numbers:Numbers, # of `measure_photos`, N rows
@@ -96,7 +96,7 @@ def fit_experts(
     weights = dict(enumerate(class_weights(labels, classes, power).tolist()))
     for name, layer in model.experts.items(): fit_expert(layer, numbers[name], codes, weights, model.c[name])
 
-# %% ../../nbs/07_training/20_fit_features.ipynb #781fee58
+# %% ../../nbs/07_training/20_fit_features.ipynb #538d082b
 def answer_numbers(
     model:FrozenFeatures, # fitted
     numbers:Numbers, # of `measure_photos`, N rows
@@ -121,7 +121,7 @@ def cross_fit(
         answers[own] = answer_numbers(model, {name: x[own] for name, x in numbers.items()})
     return answers
 
-# %% ../../nbs/07_training/20_fit_features.ipynb #ba2a2e40
+# %% ../../nbs/07_training/20_fit_features.ipynb #16df37e5
 def find_temperature(
     answers:DataFrame, # prediction table, every row answered by experts that have not seen its patient
 )->float: # what logits are to be divided by; 1 where it can't be told
