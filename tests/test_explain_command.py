@@ -15,7 +15,7 @@ from fundus_nbdev.core.output_folder import entries
 from fundus_nbdev.explain.cam import CAM_METHODS
 from fundus_nbdev.explain.gradcam import grad_cam
 from fundus_nbdev.explain.saliency import SALIENCY_METHODS
-from fundus_nbdev.models.architectures import ARCHITECTURES, architecture
+from fundus_nbdev.models.architectures import ARCHITECTURES, architecture, find_architecture
 from fundus_nbdev.models.bundle import BundleInfo, load_bundle, save_bundle
 from fundus_nbdev.photos.field_of_view import load_crop
 from fundus_nbdev.photos.photo import cc0_photo
@@ -48,9 +48,7 @@ def make_bundle(folder, name='resnet', arguments=None, **changes): # the folder
     "Write a bundle of an untrained network that takes 32 px."
     if arguments is None: arguments = dict(depth=10, width=4, stem='cifar') if name == 'resnet' else {}
     torch.manual_seed(0)
-    with torch.random.fork_rng([]):
-        build = __import__('fundus_nbdev.models.architectures', fromlist=['_']).find_architecture(name)
-        model = build(n_classes=3, **arguments)
+    model = find_architecture(name)(n_classes=3, **arguments)
     if name == 'tokens': nn.init.normal_(model.heads.head.weight)
     info = dict(crop='fov', size=32, mean=[.5] * 3, std=[.25] * 3) | changes
     return save_bundle(folder, model, BundleInfo(name, {'n_classes': 3, **arguments}, CLASSES, **info))
@@ -185,7 +183,7 @@ def test_nothing_to_explain(fundus, place, photos):
 def test_strange_names(fundus, place):
     os.rename(os.fsencode(draw(place/'x.png')), os.fsencode(place/'x') + b'\xff.png')
     for name in ('$x_1$.png', 'é' * 100 + '.png', 'two words.png'): draw(place/name)
-    np.savez(place/'set.npz', x=np.stack([draw_retina(i, size=64).rgb for i in range(2)]))
+    np.savez(place/'set.npz', x=np.stack([draw_retina(i, size=80).rgb[:64, :64] for i in range(2)]))
     code, text = fundus('explain', '$x_1$.png', 'é' * 100 + '.png', 'two words.png', 'set.npz#0', 'set.npz#1', 'set.npz#7', os.fsdecode(b'x\xff.png'), '--bundle', 'net', '--out', 'out')
     assert code == 0 and 'explained: 5 photographs' in text, text
     found = table(place/'out')
@@ -240,6 +238,17 @@ def test_a_run_with_folds(fundus, place):
     assert code == 0 and set(table(place/'one').fold) == {'1'} and 'of this run' not in text, text
     code, text = fundus('explain', 'photos', '--bundle', 'run', '--fold', '3', '--out', 'three')
     assert code == 1 and 'fold: found 3; expected one of 0, 1, 2' in text, text
+
+
+@pytest.mark.slow
+def test_a_run_that_was_trained(fundus, here, photos):
+    code, text = fundus('run', '--data', photos, '--folds', '3', '--epochs', '1', '--size', '32', '--n-examples', '0', '--set', 'model.depth=10', '--set', 'model.width=4', '--out', 'run')
+    assert code == 0, text
+    code, text = fundus('explain', photos, '--bundle', 'run', '--out', 'out')
+    assert code == 0 and 'of this run: 12 photographs' in text and 'not of this run: 1 photograph' in text, text # the broken one
+    answers = pd.read_csv('run/predictions.csv', dtype=str).set_index('path')
+    found = table(here/'out').query('problem == ""').set_index('path')
+    assert len(found) == 12 and (found.fold == answers.fold[found.index]).all()
 
 
 def test_a_run_of_one_network(fundus, place):

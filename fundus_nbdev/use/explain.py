@@ -264,12 +264,13 @@ def plot_explanation(
 )->Figure: # save it with .savefig
     "Draw a photograph beside its maps, a row for each method."
     rows, across = tile_rows(seen, columns), 1 + min(columns, len(seen.classes))
-    size = max(3., .45 + across * (width + .06) + .5), .35 + len(rows) * (width + .42)
+    wide = max(3., .45 + across * (width + .06) + .7)
+    answer = fill(f'{title}: {seen.pred} ({seen.probabilities[seen.pred]:.2f})'.removeprefix(': '), int(12 * wide - 8))
+    top = .55 + .17 * answer.count('\n')
+    size = wide, top - .2 + len(rows) * (width + .42)
     figure = PlainFigure(size, dpi=min(150, 60_000 / max(size))) # no larger picture can be drawn
-    if len(title) > 40: title = f'…{title[-39:]}' # names differ at their ends
-    answer = f'{title}: {seen.pred} ({seen.probabilities[seen.pred]:.2f})'.removeprefix(': ')
-    figure.text(.45 / size[0], 1 - .1 / size[1], answer, fontsize=10, va='top')
-    for i, row in enumerate(rows): draw_row(figure, row, .55 + i * (width + .42), width)
+    figure.text(.45 / wide, 1 - .1 / size[1], answer, fontsize=10, va='top')
+    for i, row in enumerate(rows): draw_row(figure, row, top + i * (width + .42), width)
     return figure
 
 # %% ../../nbs/11_use/07_explain.ipynb #637532d9
