@@ -28,7 +28,7 @@ def folder(place, photos): # of a run that uses all five
 
 def test_a_network_is_in_recipe_and_bundle(folder):
     model = tomllib.loads((folder/'recipe.toml').read_text())['model']
-    assert model == {'name': 'grid', 'width': 4, 'bias': True} # its own arguments, complete
+    assert model == {'name': 'grid', 'freeze': 'none', 'freeze_norm': True, 'width': 4, 'bias': True} # its own arguments, complete
     bundle = json.loads((folder/'bundle'/'bundle.json').read_text())
     assert bundle['architecture'] == 'grid' and bundle['arguments'] == {'width': 4, 'bias': True, 'n_classes': 2}
     assert 'grid' in (folder/'report.html').read_text()

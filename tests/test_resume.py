@@ -95,6 +95,8 @@ log_every = 1
 """
     (folder/'recipe.toml').write_text(recipe)
     (folder/'folds.toml').write_text(recipe.replace('test = 0.25', 'folds = 3'))
+    gradual = recipe.replace('[model]', '[model]\nfreeze = "gradual"').replace('epochs = 2', 'epochs = 3')
+    (folder/'gradual.toml').write_text(gradual)
     return folder
 
 
@@ -161,6 +163,15 @@ def test_killed_in_the_second_fold(place, live):
     assert live(folder, recipe='folds.toml') == 0
     of_folds = [f'fold{k}/{name}' for k in range(3) for name in SAME]
     assert_same(folder, whole, ['split.csv', 'history.csv', 'predictions.csv', *of_folds])
+
+
+def test_killed_while_blocks_are_opened(place, live):
+    whole, folder = place/'gradual-undisturbed', place/'gradual'
+    assert live(whole, recipe='gradual.toml') == 0
+    batches = len((whole/'batches.csv').read_text().splitlines()) - 1
+    assert live(folder, 'batch', batches // 2, recipe='gradual.toml') == -signal.SIGKILL # in the second epoch of three
+    assert live(folder, recipe='gradual.toml') == 0
+    assert_same(folder, whole)
 
 
 @pytest.mark.parametrize('at', [1, 4, 6])

@@ -81,7 +81,7 @@ def info_problems(
             yield f'{name} = {value!r}: expected three numbers, of red, green and blue, for colours from 0 to 1'
 
 # %% ../../nbs/05_models/09_bundle.ipynb #c13b161b
-VERSIONED = ('torch', 'torchvision', 'fastai', 'numpy', 'pillow', 'opencv-python-headless', 'scikit-learn')
+VERSIONED = ('torch', 'torchvision', 'timm', 'fastai', 'numpy', 'pillow', 'opencv-python-headless', 'scikit-learn')
 
 # %% ../../nbs/05_models/09_bundle.ipynb #7a1a56c7
 def versions()->dict[str, str]: # name → version

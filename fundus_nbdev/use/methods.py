@@ -6,10 +6,10 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/11_use/methods.html.md"""
 
 # %% auto #0
 __all__ = ['CROP_WORDS', 'PARTS', 'CURVE_STYLES', 'LOSS_WORDS', 'describe_corrections', 'with_docs', 'describe_source',
-           'describe_data', 'count_table', 'part_counts', 'describe_split', 'describe_network', 'what_is_watched',
-           'describe_steps', 'describe_augmentation', 'describe_weights', 'describe_loss', 'describe_kept',
-           'describe_fit', 'describe_training', 'split_history', 'describe_losses', 'describe_curves', 'plot_history',
-           'WhatWasDone', 'facts', 'command_to_repeat', 'RepeatIt']
+           'describe_data', 'count_table', 'part_counts', 'describe_split', 'describe_frozen', 'describe_network',
+           'what_is_watched', 'describe_steps', 'describe_augmentation', 'describe_weights', 'describe_loss',
+           'describe_kept', 'describe_fit', 'describe_training', 'split_history', 'describe_losses', 'describe_curves',
+           'plot_history', 'WhatWasDone', 'facts', 'command_to_repeat', 'RepeatIt']
 
 # %% ../../nbs/11_use/02_methods.ipynb #7b78aaeb
 from itertools import cycle
@@ -36,7 +36,7 @@ from ..models.summary import count_parameters
 from ..training.losses import LOSSES
 from ..training.prepare import EMBEDDED_SETS
 from ..training.rare_classes import loss_settings
-from ..training.recipe import DataRecipe, Recipe, TrainingRecipe, to_toml
+from ..training.recipe import DataRecipe, ModelRecipe, Recipe, TrainingRecipe, to_toml
 from .narrative import who_was_asked
 
 # %% ../../nbs/11_use/02_methods.ipynb #20f37208
@@ -148,20 +148,32 @@ def describe_split(
     return f'{parts}{side}{shares}. The test part was not used for training or for choosing anything.'
 
 # %% ../../nbs/11_use/02_methods.ipynb #b7b34673
+def describe_frozen(
+    model:ModelRecipe, # of the run
+)->str: # one sentence, after a blank; '' where nothing is frozen
+    "Say which part of the network rested."
+    kind, _, number = model.freeze.partition(':')
+    frozen = {'none': '', 'head': 'Only its head was trained; the rest was frozen',
+              'blocks': f'Its first {counted(int(number or 0), "block")} were frozen',
+              'gradual': 'At first only its head was trained, then from epoch to epoch more of the blocks before it'}[kind]
+    norms = '' if model.freeze_norm or not frozen else ', but for the norms, which always learnt'
+    return f' {frozen}{norms}.' if frozen else ''
+
 def describe_network(
     recipe:Recipe, # of the run
     parameters:int, # of the network
-)->str: # one sentence
+)->str: # one or two sentences
     "Describe the network."
-    settings = [f'{name.replace("_", " ")} {value}' for name, value in recipe.model.arguments.items()]
+    model, weights = recipe.model, recipe.model.arguments.get('weights')
+    settings = [f'{name.replace("_", " ")} {value}' for name, value in model.arguments.items() if name != 'weights']
     settings.append(f'{parameters / 1e6:.2f} million parameters')
     start = 'trained from random weights: nothing was learnt elsewhere'
-    if recipe.model.arguments.get('weights'): start = 'trained further from weights that were learnt on other pictures'
-    if recipe.model.name == 'frozen_features':
+    if weights: start = f'trained from weights that were learnt elsewhere ({weights}), with a new head'
+    elif recipe.model.name == 'frozen_features':
         start = 'with the weights of ImageNet in its trunk (EfficientNet-Lite); only the experts were fitted'
-    if not find_architecture(recipe.model.name).__module__.startswith('fundus_nbdev.'):
+    elif not find_architecture(model.name).__module__.startswith('fundus_nbdev.'):
         start = 'trained from the weights that its own code gives it'
-    return f'The network is {recipe.model.name} ({", ".join(settings)}), {start}.'
+    return f'The network is {model.name} ({", ".join(settings)}), {start}.{describe_frozen(model)}'
 
 # %% ../../nbs/11_use/02_methods.ipynb #51f6276c
 def what_is_watched(
