@@ -55,7 +55,7 @@ def read_weights(
     file:str|Path, # .safetensors, or a state dict as PyTorch writes it (.pth, .pt); nothing in it is run
 )->dict[str, Tensor]: # by name
     "Read a file of weights."
-    expected = 'Expected a state dict: weights by name, as .safetensors or as torch.save(model.state_dict(), file) has them.'
+    expected = 'Expected a state dict: weights by name, as .safetensors, or from torch.save(model.state_dict(), file).'
     if not Path(file).is_file(): raise ModelError(f'weights = {str(file)!r}: there is no such file. {expected}')
     try:
         if Path(file).suffix == '.safetensors': weights = load_file(file)
@@ -97,7 +97,7 @@ def torchvision_state(
         if (folder/file).exists(): problem = 'are there, but can not be read (remove the file)'
         raise ModelError(
             f'The weights {weights} {problem}: {type(error).__name__}: {error}. Expected the file {file} in the folder '
-            f'{folder}: copy it there from {weights.url}, or name the file where it is (--set model.weights=…/{file}). '
+            f'{folder}: copy it there from {weights.url}, or name the file (--set model.weights=…/{file}). '
             "Random weights: --set model.weights=''.") from error
 
 # %% ../../nbs/05_models/07_pretrained.ipynb #ab77c899
@@ -169,8 +169,8 @@ def load_timm(
         from huggingface_hub.constants import HF_HUB_CACHE
         place = known.hf_hub_id or known.url or 'no place: timm has none for it'
         raise ModelError(
-            f'The weights of timm:{name} can not be fetched: {type(error).__name__}: {error} Expected those of {place} in '
-            f'the folder {HF_HUB_CACHE}: fetch them there with a network (hf download {place}), or name a file of them '
+            f'The weights of timm:{name} can not be fetched: {type(error).__name__}: {error} Expected those of {place} '
+            f'in the folder {HF_HUB_CACHE}: fetch them with a network (hf download {place}), or name a file of them '
             "(--set model.weights=…/model.safetensors). Random weights: --set model.weights=''.") from error
 
 @SOURCES.register('timm')
@@ -181,9 +181,9 @@ def timm_network(
     import timm
     known = timm_weights(name)
     def build(n_classes:int=1000, weights:str='pretrained', dropout:Dropout=0.)->nn.Module:
-        options = {'drop_rate': dropout} if dropout else {}
+        options:dict[str, Any] = {'drop_rate': dropout} if dropout else {}
         if not weights: return timm.create_model(name, num_classes=n_classes, **options)
-        model = load_timm(name, weights, **options)
+        model:Any = load_timm(name, weights, **options)
         model.reset_classifier(n_classes)
         return model
     wanted = NetworkInput(known.input_size[-1], list(known.mean), list(known.std))

@@ -6,8 +6,9 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/03_synth/visibility.html.md"""
 
 # %% auto #0
 __all__ = ['VISIBILITY_SHARES', 'HIDDEN', 'VISIBILITY_VERSION', 'COVERS', 'Cover', 'cover_by_lid', 'cover_by_iris',
-           'cover_by_cloud', 'cover_by_glare', 'cover_by_dust', 'hide', 'light_unevenly', 'expose_to', 'count_classes',
-           'plan_visibility', 'VisibilityPicture', 'draw_grey', 'draw_visibility', 'make_visibility']
+           'cover_by_cloud', 'cover_by_glare', 'cover_by_dust', 'hide', 'light_unevenly', 'expose_to',
+           'visibility_counts', 'plan_visibility', 'VisibilityPicture', 'draw_grey', 'draw_visibility',
+           'make_visibility']
 
 # %% ../../nbs/03_synth/06_visibility.ipynb #7ce66561
 from collections.abc import Callable
@@ -113,7 +114,7 @@ def expose_to(
     return seen + rng.uniform(.004, .03) * rng.standard_normal(seen.shape)
 
 # %% ../../nbs/03_synth/06_visibility.ipynb #120bc233
-def count_classes(
+def visibility_counts(
     n:int, # pictures, 20 or more
 )->dict[str, int]: # class: number of pictures; their sum is n
     "Share pictures out among the classes of the exercise."
@@ -135,7 +136,7 @@ def plan_visibility(
 )->pd.DataFrame: # a row a picture: path, label, patient; kind, hidden, clean (to check answers by), side, exposure
     "Plan the pictures of the exercise."
     if not 80 <= size <= 1000: raise SynthError(f'size is {size}, but 80 to 1000 pixels are needed')
-    rng, counts = seeded('visibility', seed), count_classes(n)
+    rng, counts = seeded('visibility', seed), visibility_counts(n)
     labels = rng.permutation(np.repeat(list(counts), list(counts.values()))).tolist()
     clean = rng.permutation(np.arange(n) % 3)
     return pd.DataFrame([{

@@ -1,4 +1,4 @@
-"""From the gradient to new weights: AdamW, which weights decay and which rest, rates by depth, one step for several batches.
+"""From gradient to new weights: AdamW, which weights decay and which rest, rates by depth, larger steps.
 
 Docs: https://fundus-nbdev.github.io/fundus_nbdev/07_training/optimizer.html.md"""
 

@@ -155,7 +155,7 @@ def describe_frozen(
     kind, _, number = model.freeze.partition(':')
     frozen = {'none': '', 'head': 'Only its head was trained; the rest was frozen',
               'blocks': f'Its first {counted(int(number or 0), "block")} were frozen',
-              'gradual': 'At first only its head was trained, then from epoch to epoch more of the blocks before it'}[kind]
+              'gradual': 'At first only its head was trained, then epoch by epoch more of the blocks before it'}[kind]
     norms = '' if model.freeze_norm or not frozen else ', but for the norms, which always learnt'
     return f' {frozen}{norms}.' if frozen else ''
 
