@@ -10,7 +10,7 @@ __all__ = ['EXPLANATION_COLUMNS', 'pack_arrays', 'map_arrays', 'bundle_folders',
            'write_explanations', 'Explained', 'describe_networks', 'explain_files', 'describe_explained']
 
 # %% ../../nbs/11_use/08_explain_files.ipynb #ef7b4869
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -19,7 +19,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 import os
 import re
 
-from fastcore.basics import chunked
+from fastcore.basics import chunked, listify
 import numpy as np
 from numpy import ndarray
 import pandas as pd
@@ -78,13 +78,14 @@ def bundle_folders(
     if single: return {None: single[0]}
     names = [re.fullmatch(r'fold(\d+)', folder.name) for folder in place.glob('fold*')]
     folds = {int(name[1]): place/name[0]/'bundle' for name in names if name}
-    found = {k: folder for k, folder in sorted(folds.items()) if (folder/'bundle.json').is_file()}
+    found:dict[int|None, Path] = {}
+    found |= {k: folder for k, folder in sorted(folds.items()) if (folder/'bundle.json').is_file()}
     if not found:
         raise BundleError(f'{place} holds no trained network: found no bundle.json, no bundle/ and no fold0/bundle/. '
                           'Expected the folder of a run that has ended, or one that save_bundle wrote.')
     if fold is not None and fold not in found:
         raise BundleError(f'fold: found {fold}; expected one of {some(found, 20)}, the networks of {place}.')
-    return found if fold is None else {fold: found[fold]}
+    return {k: folder for k, folder in found.items() if fold in (None, k)}
 
 def unseen_folds(
     paths:list[str], # photographs
@@ -101,19 +102,19 @@ def unseen_folds(
 
 # %% ../../nbs/11_use/08_explain_files.ipynb #defa6387
 def gather_photos(
-    places:list[str|Path], # files and folders
+    places:str|Path|Sequence[str|Path], # files and folders
 )->tuple[list[str], list[str]]: # photographs, each once; sentences on what was left out
     "Find the photographs that are meant."
     photos:list[str] = []
     notes:list[str] = []
-    for place in map(Path, places):
+    for place in map(Path, listify(places)):
         if owner := made_by(place):
             raise TableError(f'{place} holds what `fundus {owner}` wrote, no photographs. Give their own folder.')
         found = search_photos(place) if place.is_dir() else Found([place], {})
         photos += map(str, found.photos)
         notes += describe_left_out(found.left_out)
     if not photos:
-        raise TableError('\n'.join([f'No photographs in {some(places)}. Looked for files that end in '
+        raise TableError('\n'.join([f'No photographs in {some(listify(places))}. Looked for files that end in '
                                     f'{", ".join(sorted(ENDINGS))}.', *notes]))
     return list({os.path.abspath(photo): photo for photo in photos}.values()), notes
 
@@ -259,7 +260,7 @@ def describe_networks(
     return says
 
 def explain_files(
-    places:list[str|Path], # photographs, and folders of them
+    places:str|Path|Sequence[str|Path], # photographs, and folders of them
     source:str|Path, # bundle, or folder of a run
     out:str|Path, # folder to write to
     methods:str|list[str]='hirescam', # names in `explanation_methods()`, or 'all'
