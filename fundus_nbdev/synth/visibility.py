@@ -41,32 +41,52 @@ class Cover(NamedTuple):
     soft:float # how gradually it ends, in units of height
 
 # %% ../../nbs/03_synth/06_visibility.ipynb #223deb54
-def cover_by_lid(x:ndarray, y:ndarray, rng:Generator)->Cover:
+def cover_by_lid(
+    x:ndarray, # place to the right, radii of the field, (1,W)
+    y:ndarray, # place downwards, radii of the field, (H,1)
+    rng:Generator, # chance
+)->Cover:
     "Draw an eyelid with lashes, from above or from below."
     side, tilt, bow, lean = rng.choice([-1, 1]), rng.normal(0, .25), rng.uniform(-.2, .4), rng.normal(0, .4)
     lashes = np.interp(x + lean * y, np.linspace(-2, 2, 120), rng.random(120)**5).astype(float32)
     skin = .5 + .06 * mottle(lashes.shape, [3, 9], rng)
     return Cover(side * y + tilt * x + bow * x * x - .5 * lashes, skin * (1 - .8 * lashes), .08)
 
-def cover_by_iris(x:ndarray, y:ndarray, rng:Generator)->Cover:
+def cover_by_iris(
+    x:ndarray, # place to the right, radii of the field, (1,W)
+    y:ndarray, # place downwards, radii of the field, (H,1)
+    rng:Generator, # chance
+)->Cover:
     "Draw an iris whose pupil is too small, or not where the camera looks."
     x, y = x - rng.normal(0, .25), y - rng.normal(0, .25)
     r, angle = np.hypot(x, y), np.arctan2(y, x)
     fibres = np.interp(angle, np.linspace(-np.pi, np.pi, 90), rng.random(90), period=2 * np.pi)
     return Cover(-r, .12 + .12 * fibres * r, .25)
 
-def cover_by_cloud(x:ndarray, y:ndarray, rng:Generator)->Cover:
+def cover_by_cloud(
+    x:ndarray, # place to the right, radii of the field, (1,W)
+    y:ndarray, # place downwards, radii of the field, (H,1)
+    rng:Generator, # chance
+)->Cover:
     "Draw a pale cloud with gaps."
     shape = np.broadcast_shapes(x.shape, y.shape)
     return Cover(mottle(shape, [2, 4], rng), .55 + .05 * mottle(shape, [3], rng), .5)
 
-def cover_by_glare(x:ndarray, y:ndarray, rng:Generator)->Cover:
+def cover_by_glare(
+    x:ndarray, # place to the right, radii of the field, (1,W)
+    y:ndarray, # place downwards, radii of the field, (H,1)
+    rng:Generator, # chance
+)->Cover:
     "Draw light that a surface reflects."
     out, angle = rng.uniform(.2, 1.1), rng.uniform(0, 2 * np.pi)
     r = np.hypot(x - out * np.cos(angle), y - out * np.sin(angle))
     return Cover(r, .95 - .2 * r, .2)
 
-def cover_by_dust(x:ndarray, y:ndarray, rng:Generator)->Cover:
+def cover_by_dust(
+    x:ndarray, # place to the right, radii of the field, (1,W)
+    y:ndarray, # place downwards, radii of the field, (H,1)
+    rng:Generator, # chance
+)->Cover:
     "Draw ten blots, all dark or all pale."
     at, radius = rng.uniform(-.9, .9, (10, 2)), rng.uniform(.2, .6, 10)
     height = np.min([np.hypot(x - left, y - down) / size for (left, down), size in zip(at, radius)], 0)

@@ -62,7 +62,7 @@ def choose_names(
 # %% ../../nbs/11_use/07_explain.ipynb #1ba40eee
 def takes_layer(
     method:str, # a name in `explanation_methods()`
-)->bool:
+)->bool: # True: `layer` may be chosen
     "Tell whether a method looks at a layer; the others look at pixels."
     return method in CAM_METHODS or 'layer' in signature(SALIENCY_METHODS[method]).parameters
 
