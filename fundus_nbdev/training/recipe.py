@@ -81,7 +81,7 @@ class TrainingRecipe:
     clip:Annotated[float, Between(0, 1e9)] = 0. # longest gradient (norm over all weights); 0: no limit
     loss:str = 'cross_entropy' # of `LOSSES`
     class_weights:Annotated[float, Between(0, 2)] = .5 # a class weighs (1 / its share) to this power; 0: all the same
-    effective_number:Annotated[float, Between(0, .999999)] = 0. # β of effective numbers for these weights; 0: shares
+    effective_number:Annotated[float, Between(0, .999999)] = 0. # β: these weights by effective numbers; 0: by shares
     logit_adjustment:Annotated[float, Between(0, 5)] = 0. # τ: the loss adds τ · log share to the logits; 0: nothing
     label_smoothing:Annotated[float, Between(0, .99)] = .1 # share of the target spread evenly over all classes
     focal:Annotated[float, Between(0, 20)] = 0. # γ of the focal loss; 0: cross-entropy
