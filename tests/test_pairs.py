@@ -113,7 +113,7 @@ def data(tmp_path_factory): # a CSV with weights, and 24 small drawings
 def follow(monkeypatch, capsys, place, data, row): # run folder
     "Ask for a run on the command line."
     asked = dict(zip(NAMES, row))
-    words = ['run', '--data', data, '--out', place/'run', '--set', 'data.classes=Good,Bad'] # the ordinal loss needs the order
+    words = ['run', '--data', data, '--out', place/'run', '--set', 'model.name=resnet', '--set', 'data.classes=Good,Bad'] # the ordinal loss needs the order
     for name, value in asked.items():
         if name.startswith('--'): words += [name] if value is True else [] if value is False else [name, value]
         else: words += ['--set', f'{name}={str(value).lower() if isinstance(value, bool) else value}']

@@ -75,9 +75,9 @@ def test_what_can_not_be_done_is_said_before_anything_is_read(tmp_path, photos):
         ('model.name=torchvison:resnet18',): "Did you mean 'torchvision'?",
         ('model.name=torchvision:squeezenet1_1', 'model.depth=18'): 'There is no setting model.depth',
         ('model.name=torchvision:squeezenet1_1', 'model.weights=lost.pth'): "weights = 'lost.pth': there is no such file",
-        ('model.freeze=blocks:9',): "freeze = 'blocks:9': the network has 5 blocks before its head",
+        ('model.name=resnet', 'model.freeze=blocks:9'): "freeze = 'blocks:9': the network has 5 blocks before its head",
         ('model.freeze=heads',): "model.freeze = 'heads': expected 'none', 'head'",
-        ('data.size=0',): 'the network resnet has no size of its own',
+        ('model.freeze=head',): "model.freeze = 'head': frozen features are fitted in one step",
         ('model.name=timm:vit_tiny_patch16_224', 'model.weights=', 'data.size=64'): 'It was made for 224 pixels: choose --size 224'}
     heard = several_in_shell(tmp_path, *[['run', '--data', photos, *(word for each in changes for word in ('--set', each))] for changes in expected])
     for said, words in zip(heard, expected.values(), strict=True): assert words in said, said

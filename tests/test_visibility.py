@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from fundus_nbdev.data.split import split_table
-from fundus_nbdev.synth.visibility import count_classes, make_visibility, plan_visibility
+from fundus_nbdev.synth.visibility import visibility_counts, make_visibility, plan_visibility
 from fundus_nbdev.training.recipe import find_recipe
 
 SMALL = ['--epochs', '1', '--size', '32', '--set', 'model.width=4', '--set', 'model.depth=10', '--n-examples', '2']
@@ -17,7 +17,7 @@ def test_the_recipe_sets_104_pictures_apart_twice(seed):
     data, plan = find_recipe('visibility').data, plan_visibility()
     part = split_table(plan, test=data.test, valid=data.valid, seed=seed)
     counts = pd.crosstab(part.split, part.label).to_dict('index')
-    assert counts['test'] == counts['valid'] == count_classes(104) == {'FULL': 84, 'PARTIAL': 16, 'NO_VISIBILITY': 4}
+    assert counts['test'] == counts['valid'] == visibility_counts(104) == {'FULL': 84, 'PARTIAL': 16, 'NO_VISIBILITY': 4}
     assert counts['train'] == {'FULL': 478, 'PARTIAL': 91, 'NO_VISIBILITY': 23}
 
 
