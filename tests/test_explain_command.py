@@ -242,7 +242,7 @@ def test_a_run_with_folds(fundus, place):
 
 @pytest.mark.slow
 def test_a_run_that_was_trained(fundus, here, photos):
-    code, text = fundus('run', '--data', photos, '--folds', '3', '--epochs', '1', '--size', '32', '--n-examples', '0', '--set', 'model.depth=10', '--set', 'model.width=4', '--out', 'run')
+    code, text = fundus('run', '--data', photos, '--folds', '3', '--epochs', '1', '--size', '32', '--n-examples', '0', '--set', 'model.name=resnet', '--set', 'model.depth=10', '--set', 'model.width=4', '--out', 'run')
     assert code == 0, text
     code, text = fundus('explain', photos, '--bundle', 'run', '--out', 'out')
     assert code == 0 and 'of this run: 12 photographs' in text and 'not of this run: 1 photograph' in text, text # the broken one

@@ -9,6 +9,7 @@ __all__ = ['VERSIONED', 'BundleInfo', 'info_problems', 'versions', 'bare', 'save
            'update_bundle']
 
 # %% ../../nbs/05_models/09_bundle.ipynb #dea87d0e
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
@@ -106,7 +107,10 @@ def _build_model(folder:Path, info:BundleInfo, weights:Path|None=None)->nn.Modul
                           'fundus --extend FILE.') from error
     try:
         model = build(**without_weights(info.arguments))
-        if weights: model.load_state_dict(load_file(weights))
+        if weights:
+            tensors = OrderedDict(load_file(weights))
+            tensors._metadata = model.state_dict()._metadata # type: ignore[attr-defined] # some layers ask for it
+            model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
         raise BundleError(f'{folder}: the weights do not fit the network '
                           f'{info.architecture}({info.arguments}): {error}') from error
