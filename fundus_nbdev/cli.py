@@ -129,7 +129,8 @@ def run(
     folds: Annotated[int | None, option('Cross-validation: each photograph is tested once.')] = None,
     seed: Annotated[int | None, option('Seed of split, weights and order.')] = None,
     epochs: Annotated[int | None, option('Times that every training photograph is seen.')] = None,
-    size: Annotated[int | None, option('Side of the square that the network sees, px.')] = None,
+    size: Annotated[int | None, option(
+        'Side of the square that the network sees, px; 0: the size that a pretrained network was made for.')] = None,
     changes: Annotated[list[str] | None, option(
         'Any other setting of the recipe, e.g. `model.norm=group`; may be repeated.',
         '--set', metavar='SETTING=VALUE')] = None,

@@ -47,7 +47,7 @@ from fundus_nbdev.training.precision import MixedPrecisionCB
 from fundus_nbdev.training.losses import ClassificationLoss
 from fundus_nbdev.training.cutmix import mix_callbacks
 from fundus_nbdev.training.onecycle import OneCycleCB
-from fundus_nbdev.training.optimizer import AccumulateCB, adamw
+from fundus_nbdev.training.optimizer import AccumulateCB, FreezeCB, adamw
 from fundus_nbdev.training.tracker import KeepBestCB
 from fundus_nbdev.training.ema import EMACB
 from fundus_nbdev.training.tiny import DieCB
@@ -115,6 +115,8 @@ def check_validation(folder):
 def check_layer(folder): return train(make_learner('layer'))
 def check_batch(folder): return train(make_learner('batch'))
 def check_accumulated(folder): return train(make_learner('layer', [AccumulateCB(2)]), 2)
+def check_frozen(folder): return train(make_learner('batch', [FreezeCB('head')]), 2) # batch norm rests, so it is the same too
+def check_gradual(folder): return train(make_learner('layer', [FreezeCB('gradual')]), 3)
 def check_everything(folder):
     mixing = mix_callbacks(mixup=.4, cutmix=1., cutout=.25, seed=3)
     cbs = [MixedPrecisionCB('bf16', say=None), GradientClip(1.), EMACB(.9), KeepBestCB('f1_score'), OneCycleCB(3e-3)]
@@ -242,7 +244,7 @@ def test_validation_is_that_of_one_process(results):
     assert first[0] == pytest.approx(alone[0], abs=1e-6)
 
 
-@pytest.mark.parametrize('name', ['layer', 'accumulated'])
+@pytest.mark.parametrize('name', ['layer', 'accumulated', 'frozen', 'gradual'])
 def test_weights_and_losses_are_those_of_one_process(results, name):
     first, second, alone = (r[name] for r in results)
     assert first == second

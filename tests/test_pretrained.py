@@ -16,7 +16,7 @@ from commands import folder_of, in_shell, several_in_shell
 SMALL = {'torchvision:squeezenet1_1': 64, 'torchvision:mobilenet_v3_small': 64, 'timm:resnet10t': 64} # name → side of a photograph
 LARGE = {'torchvision:alexnet': 64, 'torchvision:convnext_tiny': 64, 'torchvision:densenet121': 64, 'torchvision:efficientnet_b0': 64,
          'torchvision:efficientnet_v2_s': 64, 'torchvision:googlenet': 64, 'torchvision:inception_v3': 96, 'torchvision:maxvit_t': 224,
-         'torchvision:mnasnet0_5': 64, 'torchvision:regnet_x_400mf': 64, 'torchvision:resnet18': 64, 'torchvision:resnet50': 64,
+         'torchvision:regnet_x_400mf': 64, 'torchvision:resnet18': 64, 'torchvision:resnet50': 64,
          'torchvision:shufflenet_v2_x0_5': 64, 'torchvision:swin_t': 64, 'torchvision:vgg11_bn': 64, 'torchvision:vit_b_32': 224,
          'timm:convnext_atto': 64, 'timm:efficientnet_lite0': 64, 'timm:mobilenetv3_small_050': 64, 'timm:regnetx_002': 64,
          'timm:swin_tiny_patch4_window7_224': 224, 'timm:vit_tiny_patch16_224': 224}

@@ -72,7 +72,11 @@ def find_architecture(
     room = import_module('fundus_nbdev.models')
     for page in iter_modules(room.__path__, f'{room.__name__}.'): import_module(page.name)
     source, colon, rest = name.partition(':')
-    return SOURCES.find(source)(rest) if colon else ARCHITECTURES.find(name)
+    if colon: return SOURCES.find(source)(rest)
+    try: return ARCHITECTURES.find(name)
+    except ModelError as error:
+        behind = ', '.join(f'{prefix}:{name}' for prefix in SOURCES)
+        raise ModelError(f'{error} Libraries of networks have a prefix: {behind or "there are none"}.') from error
 
 # %% ../../nbs/05_models/02_architectures.ipynb #4c681b77
 def check_arguments(

@@ -166,14 +166,16 @@ def freeze_network(
     blocks = network_blocks(model)[:-1]
     frozen = blocks[:frozen_blocks(freeze, len(blocks), epoch, epochs)]
     inside = [module for block in frozen for name in block.parts for module in model.get_submodule(name).modules()]
-    norms = [module for module in inside if is_norm(module) and not freeze_norm]
+    norms = {module for module in inside if is_norm(module) and not freeze_norm}
     for module in inside:
-        if module not in norms: vars(module)['train'] = partial(stay_in_eval, module)
+        if module in norms: continue
+        vars(module)['train'] = partial(stay_in_eval, module)
+        module.training = False
     learning = {p for norm in norms for p in norm.parameters(recurse=False)}
     still = {p for block in frozen for p in block.parameters if p.requires_grad} - learning
     vars(model)['frozen_names'] = [name for name, p in model.named_parameters() if p in still]
     for p in still: p.requires_grad_(False)
-    return model.train(model.training)
+    return model
 
 # %% ../../nbs/05_models/06_freezing.ipynb #4edbc801
 def trainable_table(

@@ -34,8 +34,8 @@ def unknown_network(
 )->ModelError: # to be raised
     "Say that a library has no such network, and which one was probably meant."
     near = nearest_word(name, list(known))
-    hint = f'Did you mean {f"{library}:{near}"!r}?' if near else f'Expected a name as {library} has it.'
-    return ModelError(f'network {f"{library}:{name}"!r} is not known. {hint}')
+    hint = f"Did you mean '{library}:{near}'?" if near else f'Expected a name as {library} has it.'
+    return ModelError(f"network '{library}:{name}' is not known. {hint}")
 
 def torchvision_weights(
     name:str, # such as 'resnet18', or with the name of the weights: 'resnet50.IMAGENET1K_V1'
@@ -43,7 +43,7 @@ def torchvision_weights(
     "Find the weights that torchvision has for one of its networks."
     from torchvision import models
     network, _, which = name.partition('.')
-    known = models.list_models(module=models)
+    known = [each for each in models.list_models(module=models) if not each.startswith('mnasnet')] # see the prose
     if network not in known: raise unknown_network('torchvision', name, known)
     weights = models.get_model_weights(network)
     if not which: return weights.DEFAULT # type: ignore[attr-defined]
