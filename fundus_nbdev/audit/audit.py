@@ -469,19 +469,16 @@ def audit_data(
     overwrite:bool=False, # replace what an earlier audit wrote there?
     progress:Callable|None=None, # called with (steps done, all steps), eight a photograph
     classes:list[str]|None=None, # classes to keep; None: all
-    network:bool=True, # compare the features of a network, too? Downloads its weights (5 MB) once
+    network:bool=True, # compare the features of a network, too?
     suspects:tuple=(), # further columns of the table that may give the label away, such as a clinic
     n_boot:int=2000, # resamples of the patients
-    say:Callable=print, # told what is left out
     columns:dict[str, str]|None=None, # column of the CSV → path, label, patient or split
     labels:dict[str, str]|None=None, # label in the source → class name
 )->Audit:
     "Find what is wrong with the data: twins, patients on two sides, contradicting labels, shortcuts. Writes a folder."
     with report_folder(out, 'audit', 'audit.html', overwrite) as folder:
         table, name = read_audit_source(source, classes, columns, labels)
-        embedder = None
-        try: embedder = load_embedder() if network else None
-        except AuditError as error: say(f'Without the features of a network: {error}')
+        embedder = load_embedder() if network else None
         done = audit(table, folder, progress, embedder, suspects, n_boot, name=name)
         if folder: write_audit(done, folder)
     return done

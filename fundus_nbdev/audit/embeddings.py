@@ -8,56 +8,56 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/09_audit/embeddings.html.md"""
 __all__ = ['Embedder', 'load_embedder', 'embed_photos', 'unit_vectors', 'nearest']
 
 # %% ../../nbs/09_audit/05_embeddings.ipynb #0d2c3c3c
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from pandas import DataFrame, Index
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import AuditError
 from ..core.parallel import map_threads, or_reason
 from ..data.pairs import most_alike
+from ..models.efficientnet_lite import LITE_STATS, efficientnet_lite
 from ..photos.field_of_view import load_crop
 
 # %% ../../nbs/09_audit/05_embeddings.ipynb #790a6a0c
 class Embedder(nn.Module):
-    "The convolutions of a network, and mean and maximum of their last maps."
-    mean:Tensor # of ImageNet, (3,1,1)
-    std:Tensor # of ImageNet, (3,1,1)
+    "The layers of a network, and mean and maximum of the maps of some of its stages."
+    mean:Tensor # (3,1,1)
+    std:Tensor # (3,1,1)
     def __init__(self,
-        features:nn.Module, # photos (B,3,H,W) → maps (B,K,h,w)
+        first:nn.Module, # normalised photos (B,3,H,W) → maps (B,C,h,w)
+        stages:nn.Sequential, # the layers that follow; the maps of each are kept, K in all
+        mean:Sequence[float], # of each colour, 0–1, as the network expects it
+        std:Sequence[float], # standard deviation of each colour
     ):
         super().__init__()
-        self.features = features
-        self.register_buffer('mean', torch.tensor([.485, .456, .406])[:, None, None])
-        self.register_buffer('std', torch.tensor([.229, .224, .225])[:, None, None])
+        self.first, self.stages = first, stages
+        self.register_buffer('mean', torch.tensor(mean)[:, None, None])
+        self.register_buffer('std', torch.tensor(std)[:, None, None])
 
     @torch.no_grad()
     def forward(self,
         photos:Tensor, # (B,3,H,W), 0–255
     )->Tensor: # (B,2K)
-        maps = self.features((photos.float() / 255 - self.mean) / self.std)
-        return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
+        x, numbers = self.first((photos.float() / 255 - self.mean) / self.std), []
+        for stage in self.stages:
+            x = stage(x)
+            numbers += [x.mean((2, 3)), x.amax((2, 3))]
+        return torch.cat(numbers, 1)
 
 # %% ../../nbs/09_audit/05_embeddings.ipynb #9f512beb
-def load_embedder(
-    weights:str|None='IMAGENET1K_V1', # of torchvision; None: random ones, for trying out
-)->Embedder: # in eval mode
-    "Load SqueezeNet 1.1, frozen. Downloads its weights (5 MB) once, into torch's hub cache."
-    from torchvision.models import squeezenet1_1
-    try: model = squeezenet1_1(weights=weights)
-    except OSError as error: # URLError and HTTPError are OSErrors
-        raise AuditError(f'The weights of SqueezeNet 1.1 could not be fetched ({error}). Go on line once, or set '
-                         'TORCH_HOME to a folder that has them as hub/checkpoints/squeezenet1_1-b8a52dc0.pth.'
-                         ) from error
-    return Embedder(model.features).eval()
+def load_embedder()->Embedder: # photos (B,3,H,W), 0–255 → (B,1632); in eval mode
+    "Load five of the seven stages of EfficientNet-Lite2, and what comes before them, with ImageNet's weights."
+    trunk = efficientnet_lite(2)
+    first = nn.Sequential(trunk.stem, *trunk.stages[:2])
+    return Embedder(first, trunk.stages[2:7], *LITE_STATS).eval()
 
 # %% ../../nbs/09_audit/05_embeddings.ipynb #31628c2c
 def embed_photos(
     paths:list, # photos
     embedder:nn.Module, # of `load_embedder`, or any network: photos (B,3,size,size), 0–255 → (B,K)
-    size:int=512, # side of the square that it sees, px
+    size:int=320, # side of the square that it sees, px
     progress:Callable|None=None, # called with (photographs done, all photographs)
 )->DataFrame: # index: path; columns 0…K-1, float32; NaN where a photo can't be read, attrs['unreadable'] says why
     "Compute the features of many photographs."
@@ -71,7 +71,7 @@ def embed_photos(
         unreadable |= {path: reason for path, reason in loaded.items() if isinstance(reason, str)}
         crops = {path: loaded[path] for path in batch if path not in unreadable}
         if crops:
-            photos = torch.from_numpy(np.stack(list(crops.values()))).permute(0, 3, 1, 2).contiguous()
+            photos = torch.from_numpy(np.stack(list(crops.values()))).permute(0, 3, 1, 2)
             rows |= zip(crops, embedder(photos).numpy())
         if progress: progress(start + len(batch), len(paths))
     table = DataFrame.from_dict(rows, 'index').reindex(Index(paths, name='path', dtype=object))

@@ -18,7 +18,7 @@ from .embeddings import embed_photos, nearest
 # %% ../../nbs/09_audit/06_look_alikes.ipynb #04ae4810
 def feature_neighbours(
     embedder:nn.Module|None, # of `load_embedder`; None: no network is asked
-    size:int=224, # side of the square that the network sees, px
+    size:int=320, # side of the square that the network sees, px
     n:int=5, # neighbours of each photograph
 )->Callable|None: # for `find_duplicates`: (paths, progress) → columns path, neighbour, similarity
     "Make the function that finds the photographs a network finds most alike."
