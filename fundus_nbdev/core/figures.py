@@ -30,11 +30,11 @@ def encode_small(
 )->tuple[str, bytes]: # 'png' or 'jpeg', and the file
     "Encode a picture as strongly compressed JPEG, or as PNG of 64 colours where that is smaller and no colour is lost."
     png, jpeg, few = BytesIO(), BytesIO(), picture.quantize(64)
-    few.save(png, 'PNG', optimize=True)
     picture.save(jpeg, 'JPEG', quality=45, optimize=True, progressive=True)
     changed = abs(np.asarray(picture, int) - np.asarray(few.convert('RGB'), int)).mean() # of 255; charts: under 1
-    if changed <= 1 and png.tell() <= jpeg.tell(): return 'png', png.getvalue()
-    return 'jpeg', jpeg.getvalue()
+    if changed > 1: return 'jpeg', jpeg.getvalue()
+    few.save(png, 'PNG', optimize=True)
+    return ('png', png.getvalue()) if png.tell() <= jpeg.tell() else ('jpeg', jpeg.getvalue())
 
 # %% ../../nbs/01_core/10_figures.ipynb #c6dade92
 def sharp_bundle(
@@ -42,7 +42,7 @@ def sharp_bundle(
 )->tuple[dict[str, str], dict[str, dict[str, int]]]: # type → base64, and type → width and height on the page, px
     "Draw a figure with two pixels for each that it takes on the page."
     drawn = BytesIO()
-    figure.savefig(drawn, format='png', dpi=2 * figure.dpi, bbox_inches='tight')
+    figure.savefig(drawn, format='png', dpi=2 * figure.dpi, bbox_inches='tight', pil_kwargs={'compress_level': 0})
     picture = Image.open(drawn).convert('RGB')
     kind, file = encode_small(picture)
     size = {'width': picture.width // 2, 'height': picture.height // 2}

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 import json
 import os
 
 import numpy as np
 from numpy import ndarray
 from PIL import Image
-from torch import Tensor
 
 from ..core.arguments import Between, check_value
 from ..core.errors import PhotoError, TableError
@@ -31,6 +30,8 @@ from .pixel_cache import cache_folder, cache_key, prune_cache
 from ..photos.clean_channel import clean_channel
 from ..photos.field_of_view import load_crop
 from ..photos.photo import Photo, open_photo
+
+if TYPE_CHECKING: from torch import Tensor # takes seconds to import
 
 # %% ../../nbs/04_data/12_pixels.ipynb #0d8214e8
 CROPS = Registry('crop', TableError) # name → function of a photograph and a size, px, to uint8 RGB (size,size,3)
@@ -126,9 +127,9 @@ def cache_pixels(
 
 # %% ../../nbs/04_data/12_pixels.ipynb #c786d685
 def orient(
-    photos:Tensor, # (…,S,S)
+    photos:'Tensor', # (…,S,S)
     k:int, # 0–7: quarter turns (0–3), mirrored first from 4 on
-)->Tensor: # (…,S,S)
+)->'Tensor': # (…,S,S)
     "Turn and mirror photographs into one of the eight orientations; no interpolation."
     return (photos.flip(-1) if k >= 4 else photos).rot90(k % 4, (-2, -1))
 

@@ -50,7 +50,9 @@ def describe_photos(
 )->pd.DataFrame: # path, patient, and split, fold, label where known; index 0…n-1
     "Return the columns of a photo table that predictions carry with them."
     table = photos if isinstance(photos, pd.DataFrame) else pd.DataFrame({'path': list(map(str, photos))})
-    if 'path' in table: table = table.assign(path=[os.fspath(p) if isinstance(p, Path) else p for p in table['path']])
+    if 'path' in table:
+        paths = table['path'].to_numpy(object) # a Series of text is slow to go through
+        table = table.assign(path=[os.fspath(p) if isinstance(p, Path) else p for p in paths])
     if 'patient' not in table: table = table.assign(patient=table['path'])
     known = [c for c in ('path', 'patient', 'split', 'fold', 'label') if c in table]
     return table[known].reset_index(drop=True)
@@ -161,7 +163,7 @@ def row_problems(
     lines = []
     for c in ('path', 'patient', 'fold'):
         if c not in predictions: continue
-        empty = predictions[c].isna() | np.array([not str(value).strip() for value in predictions[c]])
+        empty = predictions[c].isna() | np.array([not str(value).strip() for value in predictions[c].to_numpy(object)])
         lines += name_rows(predictions, empty, c, 'expected a value')
     if 'path' in predictions:
         twice = predictions['path'].duplicated()

@@ -13,7 +13,6 @@ from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from ..core.arguments import Between, check_value
 from ..core.errors import ExplainError
@@ -34,6 +33,7 @@ def replacement(
     if not isinstance(baseline, str) or baseline != 'blur':
         raise ExplainError(f"baseline: found {getattr(baseline, 'shape', baseline)!r}; "
                            f"expected 'blur', a number, or photos of shape {tuple(x.shape)}")
+    from torchvision.transforms.v2.functional import gaussian_blur
     sigma = min(x.shape[-2:]) / 20
     return gaussian_blur(x, 2 * int(3 * sigma) + 1, sigma)
 

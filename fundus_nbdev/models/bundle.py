@@ -24,7 +24,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torchvision.transforms.functional import normalize
 
 import fundus_nbdev
 from ..core.arguments import Between, as_type, check_value
@@ -177,7 +176,8 @@ class Bundle:
             raise BundleError(f'pixels: found {kind} of shape {tuple(pixels.shape)}; expected uint8 RGB, '
                               f'(B,{size},{size},3), as load_crop or cache_pixels make them')
         x = torch.tensor(pixels).permute(0, 3, 1, 2) / 255
-        return normalize(x, self.info.mean, self.info.std)
+        mean, std = (torch.tensor(each)[:, None, None] for each in (self.info.mean, self.info.std))
+        return (x - mean) / std
 
     def mean_answer(self,
         x:Tensor, # normalised squares, (B,3,size,size)
