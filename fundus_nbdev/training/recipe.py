@@ -181,7 +181,8 @@ def unused_when_frozen(
     "Say which settings were asked for that are only for networks trained in epochs."
     if recipe.model.name != 'frozen_features': return
     epochs = {'training': [each.name for each in fields(TrainingRecipe) if each.name != 'class_weights'],
-              'data': ['augment', 'degrade', 'degrade_share', 'degrade_as', 'order'], 'model': ['freeze', 'freeze_norm']}
+              'data': ['augment', 'degrade', 'degrade_share', 'degrade_as', 'order'],
+              'model': ['freeze', 'freeze_norm']}
     for part, names in epochs.items():
         asked, usual = getattr(recipe, part), getattr(Recipe(), part)
         for name in names:
