@@ -62,8 +62,8 @@ def choose_names(
 # %% ../../nbs/11_use/07_explain.ipynb #1ba40eee
 def takes_layer(
     method:str, # a name in `explanation_methods()`
-)->bool: # True: `layer` may be chosen
-    "Tell whether a method looks at a layer; the others look at pixels."
+)->bool: # False: at pixels
+    "Tell whether a method looks at a layer."
     return method in CAM_METHODS or 'layer' in signature(SALIENCY_METHODS[method]).parameters
 
 def read_layer(
