@@ -1,10 +1,10 @@
 """How early a review finds flipped labels.
 
-    TORCH_HOME=… python bench/review.py --data FOLDER [--draws 40]
+    python bench/review.py --data FOLDER [--draws 40]
 
 In each draw 5 % of the labels are flipped at random, the opinion is formed on the flipped labels (out of fold, patients kept together),
 and the share of the flipped labels among the first 10 % in order of doubt is noted. Features are computed once; they don't depend on labels.
-Draws of seeds 0 to --draws less one are reported; classifier and score were chosen on draws of seeds from 1000.
+Draws of seeds 0 to --draws less one are reported; classifier, score and features were chosen on draws of seeds from 1000.
 Saved to bench/results/review.json, shown by nbs/10_errors/01_label_issues.ipynb."""
 from argparse import ArgumentParser
 from importlib.metadata import version
