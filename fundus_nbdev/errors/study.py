@@ -19,13 +19,14 @@ from pandas import DataFrame
 
 from ..audit.properties import measure_factors
 from ..core.errors import ReportError
+from ..data.pixel_cache import cache_folder
 from ..data.pixels import CROPS
 from ..data.split import load_split
 from ..data.photo_table import ORDERS
 from ..evaluation.metrics import evaluate
 from ..evaluation.predictions import classes_of_predictions, scored_part
 from ..models.bundle import Bundle
-from ..synth.sets import make_set
+from ..synth.sets import SET_VERSION, make_set
 from ..training.fit import Fit, fit
 from ..training.recipe import Recipe, make_recipe
 from ..core.progress import Progress
@@ -133,11 +134,11 @@ def _train(settings:dict, folder:Path, **options)->Study:
     return Study(fitted, **options) # type: ignore[arg-type] # None only in further processes
 
 def small_study(
-    folder:str|Path, # for photographs and run; made where it is missing
+    folder:str|Path, # for the run; made where it is missing
     **options, # of `Study`
 )->Study:
-    "Train a tiny network on a few drawn retinas, to try sections on (writes files)."
-    photos = make_set(Path(folder)/'photos', n_patients=12, size=100)
+    "Train a tiny network on a few retinas, drawn once into the cache folder, to try sections on (writes files)."
+    photos = make_set(cache_folder()/f'small-{SET_VERSION}', n_patients=12, size=100)
     settings = {'name': 'small', 'data': {'source': str(photos), 'size': 64, 'test': .3, 'valid': .2},
                 'model': {'depth': 10, 'width': 4}, 'training': {'epochs': 2, 'bs': 8}}
     return _train(settings, Path(folder)/'run', **{'n_examples': 3, 'n_boot': 200} | options)
