@@ -22,7 +22,7 @@ from ..core.errors import SynthError
 from ..core.registry import Registry
 from ..photos.field_of_view import fov_mask
 from .vessels import path_normals, seeded
-from .background import mottle, smoothstep
+from .background import grey, mottle, smoothstep, tint
 from .retina import fill_path, path_sides, to_uint8
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #2443f249
@@ -70,7 +70,7 @@ def degradation(
 def _inside(picture, field, blur):
     "Blur only what is in the field of view, as if its edge were not there."
     inside = field.fov.astype(float32)
-    return blur(picture * inside[..., None]) / np.maximum(blur(inside), 1e-3)[..., None]
+    return blur(picture * grey(inside)) / grey(np.maximum(blur(inside), 1e-3))
 
 def _filter(picture, field, kernel):
     "Blur within the field of view by a kernel, whatever its sum."
@@ -122,7 +122,11 @@ def _grain(picture, field, rng):
 def _black(picture, field):
     "Return what the camera writes where there is no light: the border's grey."
     outside = ~field.fov[::3, ::3]
-    return np.median(picture[::3, ::3][outside]) if outside.any() else 0.
+    return float(np.median(picture[::3, ::3][outside])) if outside.any() else 0.
+
+def _mean_colour(picture, field):
+    "Compute the mean red, green and blue in the field of view."
+    return np.array(cv2.mean(picture, field.fov.view(np.uint8))[:3], float32)
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #5f462070
 @degradation('dark')
@@ -135,7 +139,7 @@ def dark(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # 
 @degradation('over_exposed')
 def over_exposed(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Add too much light: channels saturate one after the other, and spill over their surroundings."
-    level = max(.1, float(picture[field.fov].mean()))
+    level = max(.1, float(_mean_colour(picture, field).mean()))
     lit = np.minimum(picture * (1 + 2.4 / level * severity**2), 1.3)
     return lit + .25 * severity * (_soft(lit, field, .03) - lit), None
 
@@ -146,24 +150,24 @@ def uneven_light(picture:ndarray, field:Field, severity:float, rng:Generator)->t
     side = field.x * np.cos(angle).astype(float32) + field.y * np.sin(angle).astype(float32)
     shadow = smoothstep((side - 1 + 2.6 * severity**.8) / .9)
     depth = min(.98, .45 + .65 * severity) * shadow
-    return picture + (_black(picture, field) - picture) * depth[..., None], shadow
+    return picture + (_black(picture, field) - picture) * grey(depth), shadow
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #184eb902
 @degradation('haze')
 def haze(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Cloud the lens: attenuate the picture, and add scattered light of its own mean colour, paler."
     cloud = cv2.resize(mottle((24, 24), [3], rng), picture.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    clear = 1 - np.clip(.97 * severity * (1 + .12 * cloud * (1 - severity)), 0, 1)[..., None]
-    colour = .45 * picture[field.fov].mean(0) + np.array([.33, .32, .30], float32)
+    clear = 1 - np.clip(.97 * severity * (1 + .12 * cloud * (1 - severity)), 0, 1)
+    colour = .45 * _mean_colour(picture, field) + np.array([.33, .32, .30], float32)
     scattered = picture + .8 * severity * (_soft(picture, field, .02) - picture)
-    return scattered * clear + colour * (1 - clear), None
+    return scattered * grey(clear) + tint(1 - clear, *colour), None
 
 @degradation('low_contrast')
 def low_contrast(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
     "Shrink detail towards its surroundings, and colour towards grey."
     base = _soft(picture, field, .10)
-    grey = base.mean(-1, keepdims=True)
-    return base + .45 * severity * (grey - base) + (picture - base) * (1 - .98 * severity)**1.5, None
+    pale = grey(cv2.transform(base, np.full((1, 3), 1 / 3)))
+    return base + .45 * severity * (pale - base) + (picture - base) * (1 - .98 * severity)**1.5, None
 
 @degradation('noise', border=True)
 def noise(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple: # changed, where
@@ -197,7 +201,7 @@ def flash_arc(picture:ndarray, field:Field, severity:float, rng:Generator)->tupl
     r = np.hypot(field.x + away * float32(np.cos(angle)), field.y + away * float32(np.sin(angle)))
     arc = smoothstep((r - 1 - away + depth) / (.75 * depth + .08))
     colour = np.array([1, .97, .90], float32) + rng.uniform(-.12, .12) * np.array([1, .1, -1], float32)
-    return picture + (1.05 * colour - picture) * (arc * min(1, .3 + .9 * severity))[..., None], arc
+    return picture + (1.05 * colour - picture) * grey(arc * min(1, .3 + .9 * severity)), arc
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #26eddfe0
 def _arriving(severity, most):
@@ -243,7 +247,7 @@ def artefact(picture:ndarray, field:Field, severity:float, rng:Generator)->tuple
     if rng.random() < .5: draw, colour, strength = _lashes, [.05, .03, .03], .95
     else: draw, colour, strength = _dust, [.95, .92, .85], .8
     where = draw(field, severity, rng)
-    return picture + (np.array(colour, float32) - picture) * (where * strength)[..., None], where
+    return picture + (np.array(colour, float32) - picture) * grey(where * strength), where
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #ec586c4d
 BUILT_IN_DEGRADATIONS = tuple(DEGRADATIONS) # a further one here needs another `SET_VERSION`
@@ -268,8 +272,9 @@ def _follow_edge(changed, picture, field):
     ratio = np.clip((after - black) / np.maximum(before - black, .02), 0, 3)
     ratio = cv2.resize(ratio, picture.shape[1::-1])
     reach = 2 * max(1, round(.02 * field.diameter)) + 1
-    ring = (cv2.dilate(field.fov.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0) & ~field.fov
-    out = np.where(field.fov[..., None], changed, picture)
+    inside = field.fov.astype(np.uint8)
+    ring = np.nonzero(cv2.dilate(inside, np.ones((reach, reach), np.uint8)) > inside)
+    out = cv2.copyTo(changed, inside, picture.copy())
     out[ring] = black + (picture[ring] - black) * ratio[ring]
     return out
 
@@ -277,12 +282,13 @@ def _everywhere(changed, picture, field, where, border):
     "Keep the change in the field of view, or in the whole picture."
     if border: return changed, np.ones_like(field.fov)
     changed = _follow_edge(changed, picture, field)
-    return changed, (field.fov & where) | (~field.fov & (np.abs(changed - picture).max(-1) > .5 / 255))
+    red, green, blue = cv2.split(cv2.absdiff(changed, picture))
+    return changed, (field.fov & where) | (~field.fov & (cv2.max(cv2.max(red, green), blue) > .5 / 255))
 
 def _within(changed, picture, field, where, region):
     "Fade the change into the part of a region that lies in the field of view."
     weight = _fade_in(region & field.fov, field)
-    return picture + (changed - picture) * weight[..., None], (weight > 0) & where
+    return picture + (changed - picture) * grey(weight), (weight > 0) & where
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #4d892651
 def _describe(a): return f'{a.dtype} {a.shape}' if isinstance(a, ndarray) else type(a).__name__
@@ -327,10 +333,10 @@ def degrade(
     if region is not None: _check_mask(region, rgb, 'region')
     picture = rgb.astype(float32) / 255
     changed, where = change(picture, field, severity, seeded(kind, seed))
-    where = where is None or where > 0
+    changed, where = np.asarray(changed, float32), where is None or where > 0
     if region is None: changed, mask = _everywhere(changed, picture, field, where, change.border)
     else: changed, mask = _within(changed, picture, field, where, region)
-    return Degraded(np.where(mask[..., None], to_uint8(changed), rgb), mask)
+    return Degraded(cv2.copyTo(to_uint8(changed), mask.view(np.uint8), rgb.copy()), mask)
 
 # %% ../../nbs/03_synth/04_degradations.ipynb #e485fb79
 def degrade_crop(

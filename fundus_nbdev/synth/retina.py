@@ -18,7 +18,7 @@ import numpy as np
 from ..core.errors import SynthError
 from ..photos.field_of_view import cut_window
 from .vessels import Person, draw_person, grow_vessels, path_normals, seeded
-from .background import MIDDLE, bell, on_plane, paint_retina, smoothstep, tint
+from .background import MIDDLE, bell, grey, on_plane, paint_retina, smoothstep, tint
 
 # %% ../../nbs/03_synth/03_retina.ipynb #325fe9ab
 class Camera(NamedTuple):
@@ -129,9 +129,9 @@ def draw_vessels(
     body = path_sides(points, normals, np.maximum(width - .5, .3))
     middle = path_sides(points, normals, np.maximum(.28 * width - .5, .2))
     layers = [np.zeros((2 * view.size,) * 2, np.uint8) for _ in range(3)]
-    for v, a, b in zip(vessels, ends, ends[1:]):
-        if not seen[a:b].any(): continue
-        mean = v.width.mean()
+    means = np.add.reduceat(width, ends[:-1]) / np.diff(ends) / view.scale
+    for v, a, b, mean, any_seen in zip(vessels, ends, ends[1:], means, np.logical_or.reduceat(seen, ends[:-1])):
+        if not any_seen: continue
         strength = min(.22 + 2.8 * mean, 1) * min(1, 1.6 * mean * view.scale)
         fill_path(layers[0 if v.vein else 1], body[:, a:b], 255 * strength)
         if mean > .09: fill_path(layers[2], middle[:, a:b], 60 if v.vein else 210)
@@ -180,7 +180,7 @@ def light_up(
     rim = camera.rim * rng.uniform(.4, 1) * smoothstep((np.sqrt(rr) - .78) / .25) * side
     gain, veil = (cv2.resize(np.asarray(f, float32), (view.size,) * 2)
                   for f in (fall, rim))
-    lit = picture * gain[..., None] + tint(veil, .20, .27, .25) + rng.uniform(0, .04)
+    lit = picture * grey(gain) + tint(veil, .20, .27, .25) + rng.uniform(0, .04)
     return _foveal_reflex(lit * np.array(camera.gains, float32), person, view)
 
 # %% ../../nbs/03_synth/03_retina.ipynb #5d044bea
@@ -200,11 +200,11 @@ def expose(
     "Add the blur of the lens, the field's edge, the border around it, and the sensor's noise."
     seen:ndarray = cv2.GaussianBlur(picture, (0, 0), max(.35, camera.blur * diameter))
     seen[..., 2] = cv2.GaussianBlur(seen[..., 2], (0, 0), .6 + .0012 * diameter)
-    seen *= np.clip(.5 - distance / max(2 * camera.edge, 2 / diameter), 0, 1)[..., None]
+    seen *= grey(np.clip(.5 - distance / max(2 * camera.edge, 2 / diameter), 0, 1))
     height, width = round(camera.height * diameter), round(camera.width * diameter)
     left, top = -((width - len(seen)) // 2), -((height - len(seen)) // 2)
     canvas = cut_window(seen, left, top, width, height) + float32(camera.black / 255)
-    grain = rng.standard_normal(canvas.shape[:2], float32)[..., None] * np.array([.8, .8, 1.2], float32)
+    grain = tint(rng.standard_normal(canvas.shape[:2], float32), .8, .8, 1.2)
     canvas += grain * (.002 + .011 * np.sqrt(canvas.clip(0)))
     return to_uint8(canvas), cut_window(distance < 0, left, top, width, height)
 

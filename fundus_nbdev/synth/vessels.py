@@ -134,7 +134,7 @@ def sprout(
 )->list: # buds (x, y, heading, width), degrees and radians
     "Choose the branch points of a vessel, on alternating sides, at 38 to 72 degrees."
     buds, points, width, x = [], vessel.points, vessel.width.copy(), EXPONENT[vessel.vein]
-    side, i = rng.choice([-1, 1]), int(rng.uniform(.5, 1) * spacing / _STEP)
+    side, i = 2 * int(rng.integers(2)) - 1, int(rng.uniform(.5, 1) * spacing / _STEP)
     if len(points) > 60: i += 12
     while i < len(width) - 6:
         share = min(max(rng.normal(ratio, .13), .25), .85)
@@ -144,8 +144,9 @@ def sprout(
         width[i:] = max((width[i]**x - branch**x)**(1 / x), .6 * width[i])
         i += int(rng.uniform(.5, 1.5) * spacing / _STEP)
         if rng.random() < .75: side = -side
-    smooth = np.convolve(np.pad(width, 4, 'edge'), np.ones(9) / 9, 'valid')
-    vessel.width = smooth * np.linspace(1, .75, len(width))
+    padded = np.concatenate([np.full(4, width[0]), width, np.full(4, width[-1])])
+    smooth = np.convolve(padded, np.ones(9) / 9, 'valid')
+    vessel.width = smooth * (1 - .25 / (len(width) - 1) * np.arange(len(width)))
     return buds
 
 # %% ../../nbs/03_synth/01_vessels.ipynb #9e8a3162
@@ -154,21 +155,27 @@ _SPAN, _CELLS = 36, 5 # the map of vessels reaches _SPAN degrees from the disc, 
 def _distance_map(vessels):
     "Compute the distance to the nearest vessel, degrees, and its slope in x and y."
     empty = np.full((2 * _SPAN * _CELLS,) * 2, 255, np.uint8)
-    for v in vessels: cv2.polylines(empty, [np.round((v.points + _SPAN) * _CELLS).astype(np.int32)], False, 0)
+    paths = [np.round((v.points + _SPAN) * _CELLS).astype(np.int32) for v in vessels]
+    cv2.polylines(empty, paths, False, 0)
     d = cv2.GaussianBlur(cv2.distanceTransform(empty, cv2.DIST_L2, 3) / _CELLS, (0, 0), 2)
-    return d, cv2.Sobel(d, cv2.CV_32F, 1, 0), cv2.Sobel(d, cv2.CV_32F, 0, 1)
+    return np.stack([d, cv2.Sobel(d, cv2.CV_32F, 1, 0), cv2.Sobel(d, cv2.CV_32F, 0, 1)])
 
-def _at(maps, points):
-    "Return the values of maps at points."
-    i, j = np.clip(((points + _SPAN) * _CELLS).astype(int), 0, 2 * _SPAN * _CELLS - 1).T
-    return [m[j, i] for m in maps]
+def _at(maps, x, y):
+    "Return the values of maps, (n,H,W), at points."
+    last = 2 * _SPAN * _CELLS - 1
+    i, j = (np.minimum(np.maximum(((v + _SPAN) * _CELLS).astype(int), 0), last) for v in (x, y))
+    return maps[:, j, i]
 
 # %% ../../nbs/03_synth/01_vessels.ipynb #c84959e9
-def _heads_inward(p, angle, fovea):
-    "Say which buds are inside the arcades and look towards the fovea."
-    far = np.linalg.norm(fovea - p, axis=1)
-    ahead = ((fovea - p) * np.stack([np.cos(angle), np.sin(angle)], 1)).sum(1)
-    return (ahead > .35 * far) & (p[:, 0] > 1.5) & (far < 17)
+def _heads_inward(x, to_x, to_y, angle):
+    "Say which buds are inside the arcades and look towards the fovea, which is `to_x`, `to_y` away."
+    far = np.hypot(to_x, to_y)
+    return (to_x * np.cos(angle) + to_y * np.sin(angle) > .35 * far) & (x > 1.5) & (far < 17)
+
+def _turn(x, y, angle, inner, fovea):
+    "Turn towards the fovea, or towards the periphery."
+    goal = np.arctan2(np.where(inner, fovea[1] - y, y - fovea[1]), np.where(inner, fovea[0] - x, x - 6))
+    return np.where(inner, .035, .025) * np.sin(goal - angle)
 
 def grow(
     buds:list, # (x, y, heading, width), from `sprout`
@@ -177,29 +184,28 @@ def grow(
     rng:Generator, # chance
 )->list: # the new `Vessel`s
     "Grow a generation of branches, all at once, a step at a time."
-    maps, fovea = _distance_map(vessels), np.array(person.fovea)
-    *xy, angle, width = np.array(buds).T
-    p = np.stack(xy, 1)
-    inner = _heads_inward(p, angle, fovea)
+    maps, (fx, fy) = _distance_map(vessels), person.fovea
+    x, y, angle, width = np.array(buds).T
+    inner = _heads_inward(x, fx - x, fy - y, angle)
     width = np.where(inner, np.minimum(width, .15), width)
-    reach = np.where(inner, np.linalg.norm(fovea - p, axis=1) - 1.6, np.clip(70 * width, 3, 16))
-    steps = rng.uniform(.6, 1.3, len(p)) * reach / _STEP
-    path, alive, curl, n = [p], np.ones(len(p), bool), np.zeros(len(p)), np.ones(len(p), int)
+    reach = np.where(inner, np.hypot(fx - x, fy - y) - 1.6, np.clip(70 * width, 3, 16))
+    steps = rng.uniform(.6, 1.3, len(x)) * reach / _STEP
+    path, alive, curl, n = [(x, y)], np.ones(len(x), bool), np.zeros(len(x)), np.ones(len(x), int)
     for k in range(int(steps.max())):
-        distance, slope_x, slope_y = _at(maps, p)
-        goal = np.where(inner, np.arctan2(*(fovea - p).T[::-1]), np.arctan2(p[:, 1] - fovea[1], p[:, 0] - 6))
-        curl = .8 * curl + rng.normal(0, .032, len(p)) * person.tortuosity
-        angle = angle + curl + np.where(inner, .035, .025) * np.sin(goal - angle)
-        away = .13 * np.clip(1.5 - distance, 0, 1) * np.clip((k - 4) / 6, 0, 1)
+        distance, slope_x, slope_y = _at(maps, x, y)
+        curl = .8 * curl + rng.normal(0, .032, len(x)) * person.tortuosity
+        angle = angle + curl + _turn(x, y, angle, inner, person.fovea)
+        away = .13 * np.minimum(np.maximum(1.5 - distance, 0), 1) * min(max((k - 4) / 6, 0), 1)
         angle += away * np.sin(np.arctan2(slope_y, slope_x) - angle)
-        p = p + _STEP * np.stack([np.cos(angle), np.sin(angle)], 1)
-        alive &= (k < steps) & (np.linalg.norm(p - fovea, axis=1) > 1.7 + 4 * width)
-        alive &= (np.abs(p).max(1) < _SPAN - 1) & ((distance > .3) | (k < 8))
+        x, y = x + _STEP * np.cos(angle), y + _STEP * np.sin(angle)
+        alive &= (k < steps) & (np.hypot(x - fx, y - fy) > 1.7 + 4 * width)
+        alive &= (np.maximum(abs(x), abs(y)) < _SPAN - 1) & ((distance > .3) | (k < 8))
         n += alive
-        path.append(p)
+        path.append((x, y))
         if not alive.any(): break
-    grown = zip(np.stack(path, 1), n, width)
-    return [Vessel(q[:m], np.linspace(w, max(.5 * w, .035), m), vessels[0].vein) for q, m, w in grown if m > 6]
+    points, fall = np.moveaxis(path, 2, 0), (np.maximum(.5 * width, .035) - width) / np.maximum(n - 1, 1)
+    widths = width[:, None] + fall[:, None] * np.arange(len(path))
+    return [Vessel(p[:m], w[:m], vessels[0].vein) for p, w, m in zip(points, widths, n) if m > 6]
 
 # %% ../../nbs/03_synth/01_vessels.ipynb #74d57da3
 @lru_cache(64)
