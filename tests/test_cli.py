@@ -168,7 +168,7 @@ def test_resume_of_a_finished_run_only_writes_the_report_again(first, fundus, he
     for name in ('predictions.csv', 'history.csv', 'metrics.csv'): assert (copy/name).read_bytes() == (first[0]/name).read_bytes()
 
 
-@pytest.mark.parametrize('n', [0, 1, 50])
+@pytest.mark.parametrize('n', [0, 1, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_finished_run_gets_galleries_of_any_size(first, fundus, here, n):
     copy = here/f'gallery{n}'
     shutil.copytree(first[0], copy)
@@ -313,7 +313,8 @@ def shown(folder, *words, **env): # what it printed; None: it did not end well
     return ran.stdout
 
 
-@pytest.mark.parametrize('encoding', [pytest.param('cp1252', marks=pytest.mark.slow), 'ascii'])
+@pytest.mark.slow
+@pytest.mark.parametrize('encoding', ['cp1252', 'ascii'])
 def test_a_console_without_utf8(written, encoding):
     plain = shown(written, 'evaluate', 'one.csv', 'two.csv', '--n-boot', 0, '--out', encoding, PYTHONIOENCODING=encoding).decode(encoding)
     full = shown(written, 'evaluate', 'one.csv', 'two.csv', '--n-boot', 0, PYTHONIOENCODING='utf-8').decode()

@@ -56,6 +56,7 @@ def test_validation_photographs_are_answered_by_regressions_that_have_not_seen_t
     assert bundle.info.data['photographs'] == table.split.value_counts().to_dict()
 
 
+@pytest.mark.slow
 def test_an_ended_run_is_taken_up_again(run, fundus):
     folder, _ = run('--folds', '3')
     before = pd.read_csv(folder/'predictions.csv')
@@ -67,6 +68,7 @@ def test_an_ended_run_is_taken_up_again(run, fundus):
     pd.testing.assert_frame_equal(pd.read_csv(folder/'predictions.csv'), before)
 
 
+@pytest.mark.slow
 def test_orientations_and_single_experts(run):
     folder, _ = run('--set', 'data.orientations=8', '--set', 'model.experts=features')
     table, bundle = pd.read_csv(folder/'predictions.csv'), load_bundle(folder/'bundle')

@@ -38,6 +38,7 @@ def draw_set(folder, n=8, names=('Good', 'Bad'), ending='.jpg'):
     return folder
 
 
+@pytest.mark.slow
 # what a command wrote is no data
 
 def test_own_output_is_no_data(fundus, here, monkeypatch):
@@ -128,6 +129,7 @@ def test_a_folder_that_may_not_be_read_is_named(here):
     assert 'may not be read: 1 (Secret)' in ran.stdout, ran.stderr
 
 
+@pytest.mark.slow
 def test_a_small_copy_stays_with_its_photograph(fundus, here):
     from fundus_nbdev.synth.retina import draw_retina
     data = here/'data'
@@ -193,6 +195,7 @@ def test_columns_of_other_programs(here):
     assert len(named) == 12
 
 
+@pytest.mark.slow
 def test_names_of_columns_and_classes_through_the_command_line(fundus, here):
     rows = [(path, i % 2, i) for i, path in enumerate(paths(24))]
     file = write_rows(here, 'set.csv', rows, ('bild', 'befund', 'Patient-ID'))
@@ -260,6 +263,7 @@ def test_a_recipe_of_a_windows_editor(here):
     assert read_recipe(here/'mine.toml').name == 'mine'
 
 
+@pytest.mark.slow
 def test_reports_are_named_after_their_data(fundus, here, monkeypatch):
     for name in ('set.v1', 'set.v2'): draw_set(here/name, 2)
     (here/'set.v1'/'Good').mkdir(exist_ok=True)

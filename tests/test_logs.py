@@ -66,7 +66,7 @@ def state_at(folder, step):
 
 
 @pytest.mark.parametrize('checkpoint, kill', [(1, 1), (2, 4), (4, 7), (5, 5), (5, 8), (7, 15), (12, 14)])
-@pytest.mark.parametrize('every', [1, 2, 4])
+@pytest.mark.parametrize('every', [2, *(pytest.param(every, marks=pytest.mark.slow) for every in (1, 4))])
 def test_resumed_files_are_the_same(tmp_path, every, checkpoint, kill):
     once, twice = tmp_path/'once', tmp_path/'twice'
     train(once, [BatchLogCB(once/'batches.csv', every)])

@@ -54,6 +54,7 @@ def test_a_bundle_is_opened_without_the_first_weights(name, tmp_path):
     with pytest.raises(ModelError, match='no such file'): pretrained_model(name, **arguments)
 
 
+@pytest.mark.slow
 def test_a_run_freezes_and_opens_blocks(tmp_path, photos):
     asked = ['model.name=torchvision:squeezenet1_1', 'model.weights=', 'model.freeze=gradual', 'training.bs=4', 'training.lr_lowest=1e-4']
     ran = in_shell(tmp_path, 'run', '--data', photos, '--epochs', '3', '--size', '64', '--n-examples', '2', *(word for each in asked for word in ('--set', each)))

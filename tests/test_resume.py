@@ -130,10 +130,11 @@ def test_two_undisturbed_runs_are_the_same(place, live, undisturbed):
 
 EVENTS = ('batch', 9, 4), ('write', 17, 3), ('half', 28, 4), ('renamed', 17, 3) # kind, most of them, how many to try
 POINTS = [(kind, at) for kind, most, n in EVENTS for at in random.Random(kind).sample(range(1, most + 1), n)]
+FIRST = {next(point for point in POINTS if point[0] == kind) for kind, *_ in EVENTS} # the others are slow
 ENDS = {} # of the killed lives: point → exit code
 
 
-@pytest.mark.parametrize('kind, at', POINTS)
+@pytest.mark.parametrize('kind, at', [point if point in FIRST else pytest.param(*point, marks=pytest.mark.slow) for point in POINTS])
 def test_killed_once(place, live, undisturbed, kind, at):
     folder = place/f'{kind}-{at}'
     ENDS[kind, at] = live(folder, kind, at)
@@ -152,6 +153,7 @@ def test_killed_again_and_again(place, live, undisturbed):
     assert_same(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_in_the_second_fold(place, live):
     whole, folder = place/'folds-undisturbed', place/'folds'
     assert live(whole, recipe='folds.toml') == 0
@@ -165,6 +167,7 @@ def test_killed_in_the_second_fold(place, live):
     assert_same(folder, whole, ['split.csv', 'history.csv', 'predictions.csv', *of_folds])
 
 
+@pytest.mark.slow
 def test_killed_while_blocks_are_opened(place, live):
     whole, folder = place/'gradual-undisturbed', place/'gradual'
     assert live(whole, recipe='gradual.toml') == 0
@@ -174,7 +177,7 @@ def test_killed_while_blocks_are_opened(place, live):
     assert_same(folder, whole)
 
 
-@pytest.mark.parametrize('at', [1, 4, 6])
+@pytest.mark.parametrize('at', [4, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 6))])
 def test_ctrl_c_saves_and_says_how_to_go_on(place, live, undisturbed, at):
     folder = place/f'ctrl-c-{at}'
     assert live(folder, 'ctrl-c', at) == 130
