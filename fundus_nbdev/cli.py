@@ -484,7 +484,7 @@ def review(
 
 @app.command()
 def explain(
-    photos: Annotated[list[Path], typer.Argument(metavar='PHOTO…', help='Photographs, or folders of them.')],
+    photos: Annotated[list[Path], typer.Argument(metavar='PHOTO', help='Photographs, or folders of them.')],
     bundle: Annotated[Path, option('The network: the folder of a run, or a bundle.', metavar='RUN')],
     methods: Annotated[str, option(
         'Any of hirescam, gradcam, eigencam, occlusion, smoothgrad, …; `all`: every one. A wrong name lists them.',

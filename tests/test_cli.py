@@ -352,7 +352,7 @@ def test_no_number_is_shortened(written, width):
     metrics = text.partition('class')[0]
     assert '…' not in text and len(re.findall(r'^ *\w+ +-?\d\.\d{3} \(-?\d\.\d{3}–-?\d\.\d{3}\)', metrics, re.M)) == 13, text
     assert len(re.findall(r'\(\d\.\d\d–\d\.\d\d\)', text.partition('class')[2])) == 10 and long[2:] in text
-    for command in ('run', 'eda', 'audit', 'review', 'evaluate'):
+    for command in ('run', 'eda', 'audit', 'review', 'evaluate', 'explain'):
         said = shown(written, command, '--help', COLUMNS=width).decode()
         assert not re.findall(r'--[\w-]*…', said)
 
