@@ -18,21 +18,21 @@ from torch import Tensor, nn
 from ..core.parallel import map_threads, or_reason
 from ..data.pairs import most_alike
 from ..models.efficientnet_lite import LITE_STATS, efficientnet_lite
+from ..models.frozen_features import StageMaps, mean_and_max
 from ..photos.field_of_view import load_crop
 
 # %% ../../nbs/09_audit/05_embeddings.ipynb #790a6a0c
 class Embedder(nn.Module):
-    "The layers of a network, and mean and maximum of the maps of some of its stages."
+    "Mean and maximum of the maps of some stages of a network."
     mean:Tensor # (3,1,1)
     std:Tensor # (3,1,1)
     def __init__(self,
-        first:nn.Module, # normalised photos (B,3,H,W) → maps (B,C,h,w)
-        stages:nn.Sequential, # the layers that follow; the maps of each are kept, K in all
+        maps:StageMaps, # normalised photos (B,3,H,W) → maps of K channels, twice
         mean:Sequence[float], # of each colour, 0–1, as the network expects it
         std:Sequence[float], # standard deviation of each colour
     ):
         super().__init__()
-        self.first, self.stages = first, stages
+        self.maps = maps
         self.register_buffer('mean', torch.tensor(mean)[:, None, None])
         self.register_buffer('std', torch.tensor(std)[:, None, None])
 
@@ -40,18 +40,13 @@ class Embedder(nn.Module):
     def forward(self,
         photos:Tensor, # (B,3,H,W), 0–255
     )->Tensor: # (B,2K)
-        x, numbers = self.first((photos.float() / 255 - self.mean) / self.std), []
-        for stage in self.stages:
-            x = stage(x)
-            numbers += [x.mean((2, 3)), x.amax((2, 3))]
-        return torch.cat(numbers, 1)
+        return mean_and_max(self.maps((photos.float() / 255 - self.mean) / self.std))
 
 # %% ../../nbs/09_audit/05_embeddings.ipynb #9f512beb
 def load_embedder()->Embedder: # photos (B,3,H,W), 0–255 → (B,1632); in eval mode
     "Load five of the seven stages of EfficientNet-Lite2, and what comes before them, with ImageNet's weights."
     trunk = efficientnet_lite(2)
-    first = nn.Sequential(trunk.stem, *trunk.stages[:2])
-    return Embedder(first, trunk.stages[2:7], *LITE_STATS).eval()
+    return Embedder(StageMaps(trunk.stem, trunk.stages[:7], 5), *LITE_STATS).eval()
 
 # %% ../../nbs/09_audit/05_embeddings.ipynb #31628c2c
 def embed_photos(
