@@ -203,7 +203,7 @@ def grow(
         n += alive
         path.append((x, y))
         if not alive.any(): break
-    points, fall = np.moveaxis(path, 2, 0), (np.maximum(.5 * width, .035) - width) / np.maximum(n - 1, 1)
+    points, fall = np.array(path).transpose(2, 0, 1), (np.maximum(.5 * width, .035) - width) / np.maximum(n - 1, 1)
     widths = width[:, None] + fall[:, None] * np.arange(len(path))
     return [Vessel(p[:m], w[:m], vessels[0].vein) for p, w, m in zip(points, widths, n) if m > 6]
 
