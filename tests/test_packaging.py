@@ -2,6 +2,7 @@
 from configparser import ConfigParser
 from importlib.metadata import packages_distributions, version
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from packaging.version import Version
 import pytest
 
 import fundus_nbdev
+from commands import folder_of
 from pages import ROOT
 
 PACKAGE = ROOT/'fundus_nbdev'
@@ -63,13 +65,18 @@ def test_everything_imported_is_required():
 
 
 @pytest.fixture(scope='module')
-def wheel(tmp_path_factory): # names of the files in the wheel, and its metadata
+def wheel_file(tmp_path_factory):
     pytest.importorskip('setuptools', '77', reason='building a wheel needs setuptools 77 or later')
     source, out = tmp_path_factory.mktemp('source')/'fundus', tmp_path_factory.mktemp('wheel')
     shutil.copytree(PACKAGE, source/'fundus_nbdev', ignore=shutil.ignore_patterns('__pycache__'))
     for name in ('setup.py', 'settings.ini', 'pyproject.toml', 'README.md', 'LICENSE', 'MANIFEST.in'): shutil.copy(ROOT/name, source)
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--disable-pip-version-check', '-q', '-w', out, source], check=True)
-    with zipfile.ZipFile(next(out.glob('*.whl'))) as file:
+    return next(out.glob('*.whl'))
+
+
+@pytest.fixture(scope='module')
+def wheel(wheel_file): # names of the files in the wheel, and its metadata
+    with zipfile.ZipFile(wheel_file) as file:
         names = file.namelist()
         return names, file.read(next(n for n in names if n.endswith('METADATA'))).decode(), file.read(next(n for n in names if n.endswith('entry_points.txt'))).decode()
 
@@ -86,3 +93,39 @@ def test_wheel_says_what_it_needs(wheel):
     assert found == set(requirements()) | set(dev_requirements())
     assert f'Requires-Python: >={settings()["min_python"]}' in wheel[1]
     for line in settings()['console_scripts'].split(): assert line.replace('=', ' = ') in wheel[2]
+
+
+NO_NETWORK = """import socket
+def refuse(self, address, plain=socket.socket.connect):
+    if self.family in (socket.AF_INET, socket.AF_INET6): raise OSError(f'no network: {address}')
+    return plain(self, address)
+socket.socket.connect = socket.socket.connect_ex = refuse
+"""
+
+
+@pytest.fixture(scope='module')
+def installed(wheel_file, tmp_path_factory): # words → what the installed command says, in an empty folder, without any network
+    place, folder = tmp_path_factory.mktemp('installed'), tmp_path_factory.mktemp('elsewhere')
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--no-deps', '--disable-pip-version-check', '-q', '--target', place, wheel_file], check=True)
+    (place/'sitecustomize.py').write_text(NO_NETWORK, encoding='utf-8')
+    env = os.environ | {'PYTHONPATH': str(place), 'FUNDUS_CACHE': str(folder/'cache'), 'TORCH_HOME': str(folder/'none'), 'HF_HOME': str(folder/'none')}
+
+    def say(*words):
+        done = subprocess.run([sys.executable, *map(str, words)], cwd=folder, env=env, capture_output=True, encoding='utf-8')
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+    return say, place, folder
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_needs_no_network(installed):
+    say, place, folder = installed
+    assert say('-c', 'import fundus_nbdev; print(fundus_nbdev.__file__)').startswith(str(place))
+    refused = say('-c', 'import socket\ntry: socket.create_connection(("127.0.0.1", 9))\nexcept OSError as error: print(error)')
+    assert 'no network' in refused
+    say('-c', "from fundus_nbdev.synth.sets import make_set; make_set('photographs', n_patients=16, size=100)")
+    command, photographs = ('-m', 'fundus_nbdev.cli'), folder/'photographs'/'labels.csv'
+    assert (folder_of(say(*command, 'run', '--data', photographs, '--size', 96, '--n-examples', 1, '--out', 'run'), folder)/'report.html').exists()
+    for what, of in {'audit': photographs.parent, 'review': 'run'}.items():
+        say(*command, what, of, '--out', what)
+        assert max(page.stat().st_size for page in (folder/what).glob('*.html')) > 10_000
