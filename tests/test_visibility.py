@@ -21,13 +21,16 @@ def test_the_recipe_sets_104_pictures_apart_twice(seed):
     assert counts['train'] == {'FULL': 478, 'PARTIAL': 91, 'NO_VISIBILITY': 23}
 
 
+@pytest.fixture
+def few(monkeypatch): # forty pictures instead of 800
+    from fundus_nbdev.training.prepare import EMBEDDED_SETS
+    monkeypatch.setitem(EMBEDDED_SETS, 'visibility', EMBEDDED_SETS['visibility']._replace(function=partial(make_visibility, n=40, size=80)))
+
+
 @pytest.mark.slow
-def test_a_run_from_nothing(fundus, here, monkeypatch):
+def test_a_run_from_nothing(fundus, here, few):
     from fundus_nbdev.data.pixels import CROPS
     from fundus_nbdev.models.bundle import load_bundle
-    from fundus_nbdev.training.prepare import EMBEDDED_SETS
-    few = EMBEDDED_SETS['visibility']._replace(function=partial(make_visibility, n=40, size=80))
-    monkeypatch.setitem(EMBEDDED_SETS, 'visibility', few)
     code, text = fundus('run', 'visibility', *SMALL)
     assert code == 0, text
     folder = here/'runs'/'visibility'
@@ -39,3 +42,21 @@ def test_a_run_from_nothing(fundus, here, monkeypatch):
     bundle, some = load_bundle(folder/'bundle'), predictions.head(4)
     pixels = np.stack([CROPS[bundle.info.crop](path, bundle.info.size) for path in some.path])
     np.testing.assert_allclose(bundle.probabilities(pixels, calibrated=False), some.filter(like='p_'), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_pretrained_resnet18(fundus, here, few):
+    "Random numbers in the shape of ImageNet's weights stand in for them: what is frozen must still be the file's afterwards."
+    import torch
+    from fundus_nbdev.models.bundle import load_bundle
+    from torchvision.models import resnet18
+    given = resnet18().state_dict()
+    torch.save(given, here/'resnet18.pth')
+    settings = {'model.name': 'torchvision:resnet18', 'model.weights': here/'resnet18.pth', 'model.freeze': 'head'}
+    code, text = fundus('run', 'visibility', '--epochs', '1', '--size', '64', '--n-examples', '2', *(word for key, value in settings.items() for word in ('--set', f'{key}={value}')))
+    assert code == 0, text
+    trained = load_bundle(here/'runs'/'visibility'/'bundle').model.state_dict()
+    head = [name for name in trained if name.startswith('fc.') and name.endswith('weight')]
+    assert [tuple(trained[name].shape) for name in head] == [(3, 512)]
+    kept = {name for name in given if not name.startswith('fc.')}
+    assert kept and all(torch.equal(trained[name], given[name]) for name in kept)
