@@ -23,12 +23,12 @@ from fundus_nbdev.training.recipe import find_recipe, override
 
 from studies import RESULTS, compare_ways, kept_answers, score_runs, train_once
 
-PLAIN = {'training.class_weights': 0.}
+PLAIN = {'training.class_weights': 0., 'data.order': 'shuffle'}
 WAYS = { # way → settings
     'nothing': PLAIN,
-    'the recipe: weights, square root': {},
-    'class weights': {'training.class_weights': 1.},
-    'effective number, β = .99': {'training.class_weights': 1., 'training.effective_number': .99},
+    'class weights, square root': PLAIN | {'training.class_weights': .5},
+    'class weights': PLAIN | {'training.class_weights': 1.},
+    'effective number, β = .99': PLAIN | {'training.class_weights': 1., 'training.effective_number': .99},
     'focal loss, γ = 2': PLAIN | {'training.focal': 2.},
     'balanced sampler': PLAIN | {'data.order': 'balanced'},
     'logit adjustment, τ = 1': PLAIN | {'training.logit_adjustment': 1.},
@@ -46,6 +46,11 @@ def train_ways(folder, recipe, splits, pixels, seed, ways=tuple(WAYS)):
         for way in ways:
             asked = replace(override(recipe, WAYS[way]), seed=seed)
             train_once(folder/f'{way}_s{seed}_f{k}.csv', asked, table, pixels, way=way, n=0, seed=seed, part=k)
+
+
+def train_folds(folder, recipe, splits, pixels, seed):
+    "Train four networks on each split of one seed, each without a quarter of what it could learn from."
+    for k, table in enumerate(splits):
         quarter = replace(override(recipe, PLAIN | {'training.epochs': round(recipe.training.epochs / 4)}), seed=seed)
         learning = table[table.split != 'test'].reset_index(drop=True)
         groups = add_folds(learning.drop(columns='split'), 4, seed).set_index('path').fold.reindex(table.path).to_numpy()
@@ -73,20 +78,21 @@ def eyeq(data, folder, seeds):
         splits = [fold_split(add_folds(table, 5, seed), k, .15, seed) for k in range(5)]
         fit_trunk(folder, recipe, prepared, splits, seed)
         train_ways(folder, recipe, splits, prepared.pixels, seed)
+        train_folds(folder, recipe, splits, prepared.pixels, seed)
 
 
 def visibility(folder, seeds):
-    "One split of each seed, as `fundus run visibility --seed SEED` makes it; first the recipe on all of them."
+    "One split of each seed, as `fundus run visibility --seed SEED` makes it; first what the recipe does, on all of them."
     recipe = find_recipe('visibility')
     prepared = prepare_photos(recipe, Progress())
     table = prepared.tables[0].drop(columns='split')
-    split = {seed: split_table(table, test=recipe.data.test, valid=recipe.data.valid, seed=seed) for seed in seeds}
-    for ways in (['the recipe: weights, square root'], WAYS):
-        for seed in seeds:
-            fit_trunk(folder, recipe, prepared, [split[seed]], seed)
-            if len(ways) == 1:
-                train_once(folder/f'{ways[0]}_s{seed}_f0.csv', replace(recipe, seed=seed), split[seed], prepared.pixels, way=ways[0], n=0, seed=seed, part=0)
-            else: train_ways(folder, recipe, [split[seed]], prepared.pixels, seed)
+    splits = {seed: [split_table(table, test=recipe.data.test, valid=recipe.data.valid, seed=seed)] for seed in seeds}
+    for seed in seeds:
+        fit_trunk(folder, recipe, prepared, splits[seed], seed)
+        train_ways(folder, recipe, splits[seed], prepared.pixels, seed, ['balanced sampler'])
+    for seed in seeds:
+        train_ways(folder, recipe, splits[seed], prepared.pixels, seed)
+        train_folds(folder, recipe, splits[seed], prepared.pixels, seed)
 
 
 def averaged(parts):
@@ -129,6 +135,6 @@ if __name__ == '__main__':
     arguments.add_argument('--work', type=Path, required=True)
     a = arguments.parse_args()
     if a.what == 'eyeq': eyeq(a.data, a.work/'eyeq', range(200, 205))
-    if a.what == 'visibility': visibility(a.work/'visibility', range(5))
+    if a.what == 'visibility': visibility(a.work/'visibility', range(100, 105))
     if a.what == 'tables':
         for name, group in {'eyeq': 'patient', 'visibility': None}.items(): write_tables(name, a.work, group)

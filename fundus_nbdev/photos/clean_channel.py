@@ -7,11 +7,11 @@ Docs: https://fundus-nbdev.github.io/fundus_nbdev/02_photos/clean_channel.html.m
 # %% auto #0
 __all__ = ['neighbour_correlation', 'clean_channel']
 
-# %% ../../nbs/02_photos/05_clean_channel.ipynb #dc113b67
+# %% ../../nbs/02_photos/05_clean_channel.ipynb #b56d7551
 from numpy import ndarray
 import numpy as np
 
-# %% ../../nbs/02_photos/05_clean_channel.ipynb #2b54acf3
+# %% ../../nbs/02_photos/05_clean_channel.ipynb #9d08e2be
 def neighbour_correlation(
     channel:ndarray, # (H,W), any numbers
 )->float: # -1 to 1; 0 where there is nothing to correlate
@@ -21,6 +21,7 @@ def neighbour_correlation(
     if min(off.shape) < 2 or not power: return 0.
     return float((off[:, 1:] * off[:, :-1]).mean() + (off[1:] * off[:-1]).mean()) / (2 * power)
 
+# %% ../../nbs/02_photos/05_clean_channel.ipynb #c78af917
 def clean_channel(
     rgb:ndarray, # (H,W,C)
 )->int: # 0 to C - 1

@@ -10,7 +10,7 @@ __all__ = ['VISIBILITY_SHARES', 'HIDDEN', 'VISIBILITY_VERSION', 'COVERS', 'Cover
            'visibility_counts', 'plan_visibility', 'VisibilityPicture', 'draw_grey', 'draw_visibility',
            'make_visibility']
 
-# %% ../../nbs/03_synth/06_visibility.ipynb #7ce66561
+# %% ../../nbs/03_synth/06_visibility.ipynb #882f281f
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,19 +28,19 @@ from .retina import draw_retina, to_uint8
 from .degradations import Field
 from .sets import draw_set
 
-# %% ../../nbs/03_synth/06_visibility.ipynb #4ed0237d
+# %% ../../nbs/03_synth/06_visibility.ipynb #e97bfe32
 VISIBILITY_SHARES = {'FULL': .8075, 'PARTIAL': .15375, 'NO_VISIBILITY': .03875} # class: share of the pictures
 HIDDEN = {'FULL': (0., .08), 'PARTIAL': (.25, .75), 'NO_VISIBILITY': (1., 1.)} # class: share of the field, from – to
-VISIBILITY_VERSION = 1 # changes when the same plan would give other pixels
+VISIBILITY_VERSION = 2 # changes when the same plan would give other pixels
 
-# %% ../../nbs/03_synth/06_visibility.ipynb #cee13030
+# %% ../../nbs/03_synth/06_visibility.ipynb #8de1cc26
 class Cover(NamedTuple):
     "What can come between the retina and the camera."
     height:ndarray # (H,W): what lies low is hidden first
     veil:ndarray # (H,W), 0-1: what is seen instead
     soft:float # how gradually it ends, in units of height
 
-# %% ../../nbs/03_synth/06_visibility.ipynb #223deb54
+# %% ../../nbs/03_synth/06_visibility.ipynb #d3313665
 def cover_by_lid(
     x:ndarray, # place to the right, radii of the field, (1,W)
     y:ndarray, # place downwards, radii of the field, (H,1)
@@ -52,6 +52,7 @@ def cover_by_lid(
     skin = .5 + .06 * mottle(lashes.shape, [3, 9], rng)
     return Cover(side * y + tilt * x + bow * x * x - .5 * lashes, skin * (1 - .8 * lashes), .08)
 
+# %% ../../nbs/03_synth/06_visibility.ipynb #0a54895e
 def cover_by_iris(
     x:ndarray, # place to the right, radii of the field, (1,W)
     y:ndarray, # place downwards, radii of the field, (H,1)
@@ -63,6 +64,7 @@ def cover_by_iris(
     fibres = np.interp(angle, np.linspace(-np.pi, np.pi, 90), rng.random(90), period=2 * np.pi)
     return Cover(-r, .12 + .12 * fibres * r, .25)
 
+# %% ../../nbs/03_synth/06_visibility.ipynb #1f4af158
 def cover_by_cloud(
     x:ndarray, # place to the right, radii of the field, (1,W)
     y:ndarray, # place downwards, radii of the field, (H,1)
@@ -72,6 +74,7 @@ def cover_by_cloud(
     shape = np.broadcast_shapes(x.shape, y.shape)
     return Cover(mottle(shape, [2, 4], rng), .55 + .05 * mottle(shape, [3], rng), .5)
 
+# %% ../../nbs/03_synth/06_visibility.ipynb #31457177
 def cover_by_glare(
     x:ndarray, # place to the right, radii of the field, (1,W)
     y:ndarray, # place downwards, radii of the field, (H,1)
@@ -82,6 +85,7 @@ def cover_by_glare(
     r = np.hypot(x - out * np.cos(angle), y - out * np.sin(angle))
     return Cover(r, .95 - .2 * r, .2)
 
+# %% ../../nbs/03_synth/06_visibility.ipynb #adbd0604
 def cover_by_dust(
     x:ndarray, # place to the right, radii of the field, (1,W)
     y:ndarray, # place downwards, radii of the field, (H,1)
@@ -92,10 +96,11 @@ def cover_by_dust(
     height = np.min([np.hypot(x - left, y - down) / size for (left, down), size in zip(at, radius)], 0)
     return Cover(height, rng.uniform(.2, .8) + .06 * mottle(height.shape, [5], rng), .3)
 
+# %% ../../nbs/03_synth/06_visibility.ipynb #2601f806
 COVERS = {'lid': cover_by_lid, 'iris': cover_by_iris, 'cloud': cover_by_cloud, 'glare': cover_by_glare,
           'dust': cover_by_dust} # kind: function of x, y (radii of the field) and chance
 
-# %% ../../nbs/03_synth/06_visibility.ipynb #ac531f20
+# %% ../../nbs/03_synth/06_visibility.ipynb #5f61fdd6
 def hide(
     retina:ndarray, # grey picture, (H,W), 0-1
     field:Field, # its field of view
@@ -111,17 +116,18 @@ def hide(
     thick = smoothstep((level - cover.height) / cover.soft + .5)
     return retina + (cover.veil - retina) * thick, (thick > .5) & field.fov
 
-# %% ../../nbs/03_synth/06_visibility.ipynb #3149ff08
+# %% ../../nbs/03_synth/06_visibility.ipynb #c448cb8e
 def light_unevenly(
     retina:ndarray, # grey picture, (H,W), 0-1
     field:Field, # its field of view
     rng:Generator, # chance
 )->ndarray: # (H,W)
     "Take some contrast away, and light the retina from one side."
-    angle, slope, contrast = rng.uniform(0, 2 * np.pi), rng.uniform(0, .45), rng.uniform(.4, 1)
+    angle, slope, contrast = rng.uniform(0, 2 * np.pi), rng.uniform(0, .45), rng.uniform(.6, 1)
     mean = retina[field.fov].mean()
     return (mean + (retina - mean) * contrast) * (1 + slope * (field.x * np.cos(angle) + field.y * np.sin(angle)))
 
+# %% ../../nbs/03_synth/06_visibility.ipynb #4337a584
 def expose_to(
     picture:ndarray, # (H,W), 0 or more
     field:Field, # its field of view
@@ -131,9 +137,9 @@ def expose_to(
     "Amplify a picture to a mean level, four times at most; add a grey border and the sensor's noise."
     lit = picture * min(4, level / picture[field.fov].mean())
     seen = np.where(field.fov, lit, rng.uniform(0, .05))
-    return seen + rng.uniform(.004, .03) * rng.standard_normal(seen.shape)
+    return seen + rng.uniform(.004, .02) * rng.standard_normal(seen.shape)
 
-# %% ../../nbs/03_synth/06_visibility.ipynb #120bc233
+# %% ../../nbs/03_synth/06_visibility.ipynb #85ebec9d
 def visibility_counts(
     n:int, # pictures, 20 or more
 )->dict[str, int]: # class: number of pictures; their sum is n
@@ -148,7 +154,7 @@ def _plan_cover(label, rng):
     if label == 'FULL' and rng.random() < .5: share = 0.
     return {'kind': str(rng.choice(list(COVERS))) if share else 'none', 'hidden': share}
 
-# %% ../../nbs/03_synth/06_visibility.ipynb #35a07639
+# %% ../../nbs/03_synth/06_visibility.ipynb #da40b844
 def plan_visibility(
     n:int=800, # pictures, 20 or more, each of another person
     size:int=128, # side of a picture, pixels, 80 to 1000
@@ -163,25 +169,27 @@ def plan_visibility(
         'path': f'photos/v{k:03d}.png', 'label': label, 'patient': f'v{k:03d}', **_plan_cover(label, rng),
         'clean': int(clean[k]), 'side': size, 'exposure': 10_000 * seed + k} for k, label in enumerate(labels)])
 
-# %% ../../nbs/03_synth/06_visibility.ipynb #55b2a517
+# %% ../../nbs/03_synth/06_visibility.ipynb #4ce66ad6
 class VisibilityPicture(NamedTuple):
     "A picture of the exercise, and the truth about it."
     rgb:ndarray # (size,size,3), uint8: one channel is clean
     hidden:ndarray # (size,size), bool: where the retina is hidden
     fov:ndarray # (size,size), bool, the field of view
 
+# %% ../../nbs/03_synth/06_visibility.ipynb #d1bd5c2f
 def draw_grey(
     exposure:int, # names person and exposure
     size:int, # side of the square, pixels
     rng:Generator, # chance
 )->tuple[ndarray, ndarray]: # grey picture, 0-1, and field of view, bool, (size,size)
-    "Draw a retina in a square, grey; its camera shows the whole circle."
+    "Draw a retina in a square, as through a green filter; its camera shows the whole circle."
     camera = str(rng.choice(['round', 'wide', 'clinic', 'handheld']))
     photo = draw_retina(exposure, int(rng.uniform(.8, .96) * size), camera=camera)
     top, left = ((side - size) // 2 for side in photo.fov.shape)
-    grey = cv2.cvtColor(photo.rgb, cv2.COLOR_RGB2GRAY).astype(float32) / 255
-    return cut_window(grey, left, top, size, size), cut_window(photo.fov, left, top, size, size)
+    green = photo.rgb[..., 1].astype(float32) / 255
+    return cut_window(green, left, top, size, size), cut_window(photo.fov, left, top, size, size)
 
+# %% ../../nbs/03_synth/06_visibility.ipynb #2305ae35
 def draw_visibility(
     row:Any, # a row of `plan_visibility`, as `itertuples` gives it
 )->VisibilityPicture: # and the truth about it
@@ -195,7 +203,7 @@ def draw_visibility(
     channels[..., row.clean] = expose_to(retina, field, rng.uniform(.2, .6), rng)
     return VisibilityPicture(to_uint8(channels), hidden, fov)
 
-# %% ../../nbs/03_synth/06_visibility.ipynb #a6ff0559
+# %% ../../nbs/03_synth/06_visibility.ipynb #45b825d8
 def _encode_png(row):
     "Draw a picture of the plan as a PNG."
     return cv2.imencode('.png', draw_visibility(row).rgb[..., ::-1])[1].tobytes()
