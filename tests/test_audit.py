@@ -81,6 +81,7 @@ def test_the_drawn_set_is_clean(drawn):
     assert not len(found.serious) and not (found.findings.severity == 'caution').any()
 
 
+@pytest.mark.slow
 def test_a_duplicated_patient_is_found(tmp_path):
     "New exposures of a patient's eyes, under another name, on the other side. At 120 px the vessels of some hardly show."
     drawn = split_table(clean_set(tmp_path/'set', 12, 200, 11))

@@ -124,6 +124,7 @@ def test_report_is_one_file(first):
     assert 'src="data:image/' in html
 
 
+@pytest.mark.slow
 def test_the_same_again_is_the_same_in_a_new_folder(first, fundus, here, photos):
     before = {f: f.read_bytes() for f in first[0].rglob('*') if f.is_file()}
     code, text = fundus('run', '--data', photos, *SMALL)
@@ -168,7 +169,7 @@ def test_resume_of_a_finished_run_only_writes_the_report_again(first, fundus, he
     for name in ('predictions.csv', 'history.csv', 'metrics.csv'): assert (copy/name).read_bytes() == (first[0]/name).read_bytes()
 
 
-@pytest.mark.parametrize('n', [0, 1, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('n', [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 50))])
 def test_a_finished_run_gets_galleries_of_any_size(first, fundus, here, n):
     copy = here/f'gallery{n}'
     shutil.copytree(first[0], copy)
@@ -273,6 +274,7 @@ def test_photographs_that_changed_are_not_trained_on(first, fundus, here, photos
     assert (copy/'split.csv').read_text() == split
 
 
+@pytest.mark.slow
 def test_folds(fundus, here, photos):
     code, text = fundus('run', '--data', photos, '--folds', '3', '--out', 'folds', *SMALL)
     assert code == 0, text

@@ -46,6 +46,7 @@ def test_photographs_of_ones_own_need_no_network(run, fundus, here, photographs)
     assert code == 0 and (here/'explained'/'explanations.csv').exists(), text
 
 
+@pytest.mark.slow
 def test_validation_photographs_are_answered_by_regressions_that_have_not_seen_them(run):
     folder, _ = run('--set', 'data.valid=.4')
     table = pd.read_csv(folder/'predictions.csv')
@@ -76,6 +77,7 @@ def test_orientations_and_single_experts(run):
     assert np.allclose(table[ANSWERS].sum(axis=1), 1)
 
 
+@pytest.mark.slow
 def test_from_scratch_is_one_setting_away(run):
     folder, text = run('--set', 'model.name=resnet', '--set', 'model.width=4', '--set', 'model.depth=10', '--epochs', '1')
     assert load_bundle(folder/'bundle').info.architecture == 'resnet'

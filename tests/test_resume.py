@@ -130,7 +130,7 @@ def test_two_undisturbed_runs_are_the_same(place, live, undisturbed):
 
 EVENTS = ('batch', 9, 4), ('write', 17, 3), ('half', 28, 4), ('renamed', 17, 3) # kind, most of them, how many to try
 POINTS = [(kind, at) for kind, most, n in EVENTS for at in random.Random(kind).sample(range(1, most + 1), n)]
-FIRST = {next(point for point in POINTS if point[0] == kind) for kind, *_ in EVENTS} # the others are slow
+FIRST = {next(point for point in POINTS if point[0] == kind) for kind in ('batch', 'half')} # the others are slow
 ENDS = {} # of the killed lives: point → exit code
 
 
