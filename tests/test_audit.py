@@ -53,7 +53,7 @@ def clean_set(folder, n_patients, size, seed):
 
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory): # photo table with a split
-    return split_table(clean_set(tmp_path_factory.mktemp('drawn')/'set', 24, 120, 11))
+    return split_table(clean_set(tmp_path_factory.mktemp('drawn')/'set', 24, 120, 12))
 
 
 def spoil(table, folder, kind):
