@@ -113,7 +113,7 @@ def hazy_example()->KnownCauses: # 96 px a side; made once in a process, so chan
     "Train a network to see haze, and return new photographs of other eyes whose haze it found."
     def batch(photos): return (torch.tensor(photos).permute(0, 3, 1, 2) / 255 - .5) / .25
     photos, _ = hazy_retinas(range(14), 448, seed=1)
-    net = train_briefly(five_layers, batch(photos), torch.arange(448) % 2, steps=200, lr=1e-2)
+    net = train_briefly(five_layers, batch(photos), torch.arange(448) % 2, steps=280, lr=1e-2, shuffle=True)
     photos, masks = hazy_retinas(range(50, 54), 60, seed=2)
     label = torch.arange(60) % 2 # 1: hazy
     with torch.no_grad(): right = net(batch(photos)).argmax(1) == label
