@@ -276,9 +276,8 @@ def explain_files(
     folds, first = unseen_folds(paths, source, networks), next(iter(networks))
     asked = [Asked(path, name, first if k is None else k) for path, name, k in zip(paths, tell_apart(paths), folds)]
     with report_folder(out, 'explain', 'explanations.csv', overwrite):
-        explainers = {}
-        for k in {each.fold for each in asked}:
-            explainers[k] = PhotoExplainer(load_bundle(networks[k]), methods, classes, layer)
+        used = dict.fromkeys(each.fold for each in asked)
+        explainers = {k: PhotoExplainer(load_bundle(networks[k]), methods, classes, layer) for k in used}
         table = write_explanations(asked, explainers, Path(out), progress or Progress())
     return Explained(table, Path(out), notes + describe_networks(folds, list(networks)))
 
