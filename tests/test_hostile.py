@@ -38,9 +38,9 @@ def draw_set(folder, n=8, names=('Good', 'Bad'), ending='.jpg'):
     return folder
 
 
-@pytest.mark.slow
 # what a command wrote is no data
 
+@pytest.mark.slow
 def test_own_output_is_no_data(fundus, here, monkeypatch):
     data = draw_set(here/'data')
     monkeypatch.chdir(data)

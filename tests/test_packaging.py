@@ -2,7 +2,6 @@
 from configparser import ConfigParser
 from importlib.metadata import packages_distributions, version
 import ast
-import os
 import re
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from packaging.version import Version
 import pytest
 
 import fundus_nbdev
-from commands import folder_of
+from commands import folder_of, in_shell
 from pages import ROOT
 
 PACKAGE = ROOT/'fundus_nbdev'
@@ -103,29 +102,23 @@ socket.socket.connect = socket.socket.connect_ex = refuse
 """
 
 
-@pytest.fixture(scope='module')
-def installed(wheel_file, tmp_path_factory): # words → what the installed command says, in an empty folder, without any network
-    place, folder = tmp_path_factory.mktemp('installed'), tmp_path_factory.mktemp('elsewhere')
+@pytest.mark.slow
+def test_the_installed_wheel_needs_no_network(wheel_file, tmp_path, monkeypatch):
+    place, photographs = tmp_path/'installed', tmp_path/'photographs'
     subprocess.run([sys.executable, '-m', 'pip', 'install', '--no-deps', '--disable-pip-version-check', '-q', '--target', place, wheel_file], check=True)
     (place/'sitecustomize.py').write_text(NO_NETWORK, encoding='utf-8')
-    env = os.environ | {'PYTHONPATH': str(place), 'FUNDUS_CACHE': str(folder/'cache'), 'TORCH_HOME': str(folder/'none'), 'HF_HOME': str(folder/'none')}
+    for name, folder in {'PYTHONPATH': 'installed', 'TORCH_HOME': 'none', 'HF_HOME': 'none'}.items(): monkeypatch.setenv(name, str(tmp_path/folder))
 
-    def say(*words):
-        done = subprocess.run([sys.executable, *map(str, words)], cwd=folder, env=env, capture_output=True, encoding='utf-8')
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-    return say, place, folder
-
-
-@pytest.mark.slow
-def test_the_installed_wheel_needs_no_network(installed):
-    say, place, folder = installed
-    assert say('-c', 'import fundus_nbdev; print(fundus_nbdev.__file__)').startswith(str(place))
-    refused = say('-c', 'import socket\ntry: socket.create_connection(("127.0.0.1", 9))\nexcept OSError as error: print(error)')
-    assert 'no network' in refused
-    say('-c', "from fundus_nbdev.synth.sets import make_set; make_set('photographs', n_patients=16, size=100)")
-    command, photographs = ('-m', 'fundus_nbdev.cli'), folder/'photographs'/'labels.csv'
-    assert (folder_of(say(*command, 'run', '--data', photographs, '--size', 96, '--n-examples', 1, '--out', 'run'), folder)/'report.html').exists()
-    for what, of in {'audit': photographs.parent, 'review': 'run'}.items():
-        say(*command, what, of, '--out', what)
-        assert max(page.stat().st_size for page in (folder/what).glob('*.html')) > 10_000
+    def python(code): return subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    def fundus(*words):
+        ran = in_shell(tmp_path, *words)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+    assert python('import fundus_nbdev; print(fundus_nbdev.__file__)').startswith(str(place))
+    assert 'no network' in python('import socket\ntry: socket.create_connection(("127.0.0.1", 9))\nexcept OSError as error: print(error)')
+    python("from fundus_nbdev.synth.sets import make_set; make_set('photographs', n_patients=16, size=100)")
+    said = fundus('run', '--data', photographs/'labels.csv', '--size', 96, '--n-examples', 1, '--out', 'run')
+    assert (folder_of(said, tmp_path)/'report.html').exists()
+    for what, of in {'audit': photographs, 'review': 'run'}.items():
+        fundus(what, of, '--out', what)
+        assert max(page.stat().st_size for page in (tmp_path/what).glob('*.html')) > 10_000

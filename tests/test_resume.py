@@ -130,17 +130,26 @@ def test_two_undisturbed_runs_are_the_same(place, live, undisturbed):
 
 EVENTS = ('batch', 9, 4), ('write', 17, 3), ('half', 28, 4), ('renamed', 17, 3) # kind, most of them, how many to try
 POINTS = [(kind, at) for kind, most, n in EVENTS for at in random.Random(kind).sample(range(1, most + 1), n)]
-FIRST = {next(point for point in POINTS if point[0] == kind) for kind in ('batch', 'half')} # the others are slow
 ENDS = {} # of the killed lives: point → exit code
 
 
-@pytest.mark.parametrize('kind, at', [point if point in FIRST else pytest.param(*point, marks=pytest.mark.slow) for point in POINTS])
-def test_killed_once(place, live, undisturbed, kind, at):
-    folder = place/f'{kind}-{at}'
-    ENDS[kind, at] = live(folder, kind, at)
-    assert ENDS[kind, at] in (-signal.SIGKILL, 0) # 0: the run has fewer such events
+def killed_at(folder, live, undisturbed, kind, at): # exit code of the life that was to end there
+    code = live(folder, kind, at)
+    assert code in (-signal.SIGKILL, 0) # 0: the run has fewer such events
     assert live(folder) == 0
     assert_same(folder, undisturbed)
+    return code
+
+
+@pytest.mark.parametrize('kind', ['batch', 'half'])
+def test_killed(place, live, undisturbed, kind):
+    assert killed_at(place/f'killed-{kind}', live, undisturbed, kind, 3) == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind, at', POINTS)
+def test_killed_once(place, live, undisturbed, kind, at):
+    ENDS[kind, at] = killed_at(place/f'{kind}-{at}', live, undisturbed, kind, at)
 
 
 @pytest.mark.slow
@@ -221,6 +230,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_offered(place, li
     if os.environ.get('OMP_NUM_THREADS') == '1': assert_same(folder, undisturbed) # another number of threads may round differently
 
 
+@pytest.mark.slow
 def test_most_kill_points_killed(): # stands last: it counts what `test_killed_once` met
     if len(ENDS) < len(POINTS): pytest.skip('not all kill points were run')
     killed = [kind for (kind, _), code in ENDS.items() if code == -signal.SIGKILL]
