@@ -8,7 +8,7 @@
 
 FOLDER holds eyeq_sample/labels.csv and cifar10/cifar10_*.npz. Every network looks at the same number of photographs,
 whatever it learns from and whatever is frozen. Each answer is kept in the work folder: a study that was ended goes on where
-it was. Writes bench/results/fine_tuning_*.csv, shown by nbs/experiments/09_fine_tuning.ipynb."""
+it was. Writes bench/results/fine_tuning_*.csv."""
 from argparse import ArgumentParser
 from dataclasses import replace
 from itertools import product
@@ -18,12 +18,11 @@ import numpy as np
 import pandas as pd
 
 from fundus_nbdev.core.progress import Progress
-from fundus_nbdev.data.split import add_folds, fold_split
 from fundus_nbdev.training.fit import frozen_numbers
 from fundus_nbdev.training.prepare import prepare_photos
 from fundus_nbdev.training.recipe import find_recipe, override
 
-from studies import RESULTS, compare_ways, kept_answers, score_runs, train_once
+from studies import RESULTS, compare_ways, folds_of, kept_answers, score_runs, train_once
 
 TRUNK = {'model.name': 'efficientnet_lite', 'model.version': 0} # the smaller one: many trainings on two cores
 WAYS = { # way → settings
@@ -38,9 +37,9 @@ WAYS = { # way → settings
 FROZEN = tuple(way for way, own in WAYS.items() if own['model.name'] == 'frozen_features')
 TRIED = [.0003, .001, .003, .01] # rates
 RATES: dict[str, float] = {} # way → rate, chosen by `rates`
-SETS: dict[str, tuple] = { # set → settings, photographs that a network looks at, folds
-    'eyeq': ({'data.size': 128, 'data.classes': 'Good,Usable,Reject'}, 1200, 5),
-    'cifar': ({'data.size': 64, 'data.crop': 'whole'}, 20_000, 0)}
+SETS: dict[str, tuple] = { # set → settings, photographs that a network looks at
+    'eyeq': ({'data.size': 128, 'data.classes': 'Good,Usable,Reject'}, 1200),
+    'cifar': ({'data.size': 64, 'data.crop': 'whole'}, 20_000)}
 
 
 def recipe_of(way, lr, data, settings, trained=0, seen=0):
@@ -74,28 +73,29 @@ def cifar_table(data, work, n=5000, n_test=2000):
         for k, name in enumerate(arrays['classes'].astype(str)):
             chosen = rng.permutation(np.flatnonzero(arrays['y'] == k))[:many // 10]
             parts = np.where(np.arange(len(chosen)) < share * len(chosen), 'valid', part)
-            rows += [{'path': f'{source}#{i}', 'label': name, 'split': where} for i, where in zip(chosen, parts)]
+            rows += [{'path': f'{source}#{i}', 'label': name, 'patient': f'{part} {i}', 'split': where} for i, where in zip(chosen, parts)]
     file.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(file, index=False)
     return file
 
 
 def study(name, data, folder, seeds, sizes=(0,), ways=tuple(WAYS), rates=(None,), folds=None):
-    "Answer by all ways, one after the other, on each fold of each seed."
-    settings, seen, n_folds = SETS[name]
-    base = override(recipe_of('everything', .001, data, settings), {'data.folds': n_folds})
-    prepared, numbers = prepare_photos(base, Progress()), {}
-    table = prepared.tables[0].drop(columns='fold', errors='ignore')
+    "Answer by all ways, one after the other, on each fold of each seed; a table that comes with a split keeps it."
+    settings, seen = SETS[name]
+    prepared = prepare_photos(recipe_of('everything', .001, data, settings), Progress())
+    table, pixels, numbers = prepared.tables[0], prepared.pixels, {}
     for seed in seeds:
-        tables = [fold_split(add_folds(table.drop(columns='split'), n_folds, seed), k, .15, seed) for k in range(n_folds)] or [table]
-        for k, n, way, rate in product(range(len(tables))[:folds], sizes, ways, rates):
-            rows, lr = fewer(tables[k], n, seed), rate or RATES.get(way, .003)
-            part, pixels = tables[k].iloc[rows].reset_index(drop=True), replace(prepared.pixels, rows=prepared.pixels.rows[rows], paths=())
-            recipe = replace(recipe_of(way, lr, data, settings, int((part.split == 'train').sum()), seen), seed=seed)
-            if way in FROZEN and way not in numbers: numbers[way] = frozen_numbers(recipe, prepared, Progress())
-            own = {what: x[rows] for what, x in numbers[way].items()} if way in FROZEN else None
-            name_of = f'{way}, lr {lr:g}' if rate else way
-            train_once(folder/f'{name_of}_n{n}_s{seed}_f{k}.csv', recipe, part, pixels, own, way=name_of, n=n, seed=seed, part=k)
+        splits = [table] if table.attrs['official_split'] else folds_of(table.drop(columns='split'), seed, .15)[:folds]
+        for (k, split), n in product(enumerate(splits), sizes):
+            rows = fewer(split, n, seed)
+            part, seen_pixels = split.iloc[rows].reset_index(drop=True), replace(pixels, rows=pixels.rows[rows], paths=())
+            trained = int((part.split == 'train').sum())
+            for way, rate in product(ways, rates):
+                recipe = replace(recipe_of(way, rate or RATES.get(way, .003), data, settings, trained, seen), seed=seed)
+                if way in FROZEN and way not in numbers: numbers[way] = frozen_numbers(recipe, prepared, Progress())
+                own = {what: x[rows] for what, x in numbers[way].items()} if way in FROZEN else None
+                told = f'{way}, lr {rate:g}' if rate else way
+                train_once(folder, recipe, part, seen_pixels, own, way=told, n=n, seed=seed, part=k)
 
 
 def write_tables(name, folder, group, reference='frozen features and factors'):

@@ -6,22 +6,23 @@
 
 FOLDER holds eyeq_sample/labels.csv. Every way trains the same network for the same number of photographs; what is done to
 the answers afterwards is chosen on the validation part. Each answer is kept in the work folder: a study that was ended goes
-on where it was. Writes bench/results/imbalance_*.csv, shown by nbs/experiments/10_imbalance.ipynb."""
+on where it was. Writes bench/results/imbalance_*.csv."""
 from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from fundus_nbdev.core.progress import Progress
-from fundus_nbdev.data.split import add_folds, fold_split, split_table
+from fundus_nbdev.data.split import add_folds, split_table
 from fundus_nbdev.evaluation.answer_weights import adjust_for_shares, fit_answer_weights
 from fundus_nbdev.evaluation.predictions import probability_columns
 from fundus_nbdev.training.fit import frozen_numbers
 from fundus_nbdev.training.prepare import prepare_photos
 from fundus_nbdev.training.recipe import find_recipe, override
 
-from studies import RESULTS, compare_ways, kept_answers, score_runs, train_once
+from studies import RESULTS, compare_ways, folds_of, kept_answers, score_runs, train_once
 
 PLAIN = {'training.class_weights': 0., 'data.order': 'shuffle'}
 WAYS = { # way → settings
@@ -40,59 +41,56 @@ EYEQ = {'data.size': 128, 'training.epochs': 24, 'data.classes': 'Good,Usable,Re
 METRICS = ['macro_f1', 'macro_auc', 'log_loss']
 
 
-def train_ways(folder, recipe, splits, pixels, seed, ways=tuple(WAYS)):
-    "Train all ways on each split of one seed."
-    for k, table in enumerate(splits):
+def train_ways(folder, recipe, pixels, splits, ways=tuple(WAYS)):
+    "Train on each split in all ways."
+    for (seed, k), table in splits.items():
         for way in ways:
             asked = replace(override(recipe, WAYS[way]), seed=seed)
-            train_once(folder/f'{way}_s{seed}_f{k}.csv', asked, table, pixels, way=way, n=0, seed=seed, part=k)
+            train_once(folder, asked, table, pixels, way=way, n=0, seed=seed, part=k)
 
 
-def train_folds(folder, recipe, splits, pixels, seed):
-    "Train four networks on each split of one seed, each without a quarter of what it could learn from."
-    for k, table in enumerate(splits):
-        quarter = replace(override(recipe, PLAIN | {'training.epochs': round(recipe.training.epochs / 4)}), seed=seed)
-        learning = table[table.split != 'test'].reset_index(drop=True)
-        groups = add_folds(learning.drop(columns='split'), 4, seed).set_index('path').fold.reindex(table.path).to_numpy()
+def train_folds(folder, recipe, pixels, splits):
+    "Train four networks on each split, each without a quarter of what it could learn from."
+    quarter = override(recipe, PLAIN | {'training.epochs': round(recipe.training.epochs / 4)})
+    for (seed, k), table in splits.items():
+        learning = add_folds(table[table.split != 'test'].drop(columns=['split', 'fold'], errors='ignore'), 4, seed)
         for j in range(4):
-            part = table.assign(split=table.split.where(table.split == 'test', pd.Series(groups == j).map({True: 'valid', False: 'train'})))
-            train_once(folder.parent/f'{folder.name}_parts'/f's{seed}_f{k}_{j}.csv', quarter, part, pixels, way=FOLDED, n=0, seed=seed, part=k, quarter=j)
+            left_out = table.path.isin(learning.path[learning.fold == j])
+            part = table.assign(split=np.select([table.split == 'test', left_out], ['test', 'valid'], 'train'))
+            train_once(folder, replace(quarter, seed=seed), part, pixels, way=FOLDED, n=0, seed=seed, part=k, quarter=j)
 
 
-def fit_trunk(folder, recipe, prepared, splits, seed):
-    "Fit frozen features on each split of one seed."
+def fit_trunk(folder, recipe, prepared, splits):
+    "Fit frozen features on each split."
     asked = {'data.source': recipe.data.source, 'data.classes': ','.join(recipe.data.classes), 'data.crop': recipe.data.crop,
              'data.size': recipe.data.size, 'model.experts': 'features'}
     trunk = override(find_recipe('photographs'), asked)
     numbers = frozen_numbers(trunk, prepared, Progress())
-    for k, table in enumerate(splits):
-        train_once(folder/f'{TRUNK}_s{seed}_f{k}.csv', replace(trunk, seed=seed), table, prepared.pixels, numbers, way=TRUNK, n=0, seed=seed, part=k)
+    for (seed, k), table in splits.items():
+        train_once(folder, replace(trunk, seed=seed), table, prepared.pixels, numbers, way=TRUNK, n=0, seed=seed, part=k)
+
+
+def study(folder, recipe, split_by, first):
+    "Train in all ways on the splits that a table is given; first the trunk, and one way on all of them."
+    prepared = prepare_photos(recipe, Progress())
+    splits = split_by(prepared.tables[0].drop(columns='split'))
+    fit_trunk(folder, recipe, prepared, splits)
+    for ways in ([first], WAYS): train_ways(folder, recipe, prepared.pixels, splits, ways)
+    train_folds(folder, recipe, prepared.pixels, splits)
 
 
 def eyeq(data, folder, seeds):
     "Five folds of each seed."
     recipe = override(find_recipe('eyeq'), EYEQ | {'data.source': str(Path(data).absolute()/'eyeq_sample')})
-    prepared = prepare_photos(recipe, Progress())
-    table = prepared.tables[0].drop(columns='split')
-    for seed in seeds:
-        splits = [fold_split(add_folds(table, 5, seed), k, .15, seed) for k in range(5)]
-        fit_trunk(folder, recipe, prepared, splits, seed)
-        train_ways(folder, recipe, splits, prepared.pixels, seed)
-        train_folds(folder, recipe, splits, prepared.pixels, seed)
+    def split_by(table): return {(seed, k): split for seed in seeds for k, split in enumerate(folds_of(table, seed, .15))}
+    study(folder, recipe, split_by, 'nothing')
 
 
 def visibility(folder, seeds):
-    "One split of each seed, as `fundus run visibility --seed SEED` makes it; first what the recipe does, on all of them."
+    "One split of each seed, as `fundus run visibility --seed SEED` makes it; first what the recipe does."
     recipe = find_recipe('visibility')
-    prepared = prepare_photos(recipe, Progress())
-    table = prepared.tables[0].drop(columns='split')
-    splits = {seed: [split_table(table, test=recipe.data.test, valid=recipe.data.valid, seed=seed)] for seed in seeds}
-    for seed in seeds:
-        fit_trunk(folder, recipe, prepared, splits[seed], seed)
-        train_ways(folder, recipe, splits[seed], prepared.pixels, seed, ['balanced sampler'])
-    for seed in seeds:
-        train_ways(folder, recipe, splits[seed], prepared.pixels, seed)
-        train_folds(folder, recipe, splits[seed], prepared.pixels, seed)
+    def split_by(table): return {(seed, 0): split_table(table, recipe.data.test, recipe.data.valid, seed) for seed in seeds}
+    study(folder, recipe, split_by, 'balanced sampler')
 
 
 def averaged(parts):
@@ -119,9 +117,9 @@ def moved(answers):
 
 def write_tables(name, work, group):
     "Write the metrics of each seed, the paired differences, and the recalls of the seeds' test parts pooled."
-    answers, parts = kept_answers(work/name), kept_answers(work/f'{name}_parts')
-    tested = answers[answers.split == 'test']
-    told = pd.concat([tested, averaged(parts), moved(answers[answers.way == 'nothing'])], ignore_index=True)
+    answers = kept_answers(work/name)
+    tested, folded = answers[answers.split == 'test'], answers.way == FOLDED
+    told = pd.concat([tested[tested.way != FOLDED], averaged(answers[folded]), moved(answers[answers.way == 'nothing'])], ignore_index=True)
     score_runs(told).to_csv(RESULTS/f'imbalance_{name}.csv', index=False)
     compare_ways(told[told.way != TRUNK], 'nothing', METRICS, group).to_csv(RESULTS/f'imbalance_{name}_pairs.csv', index=False)
     right = told.assign(right=told.label == told.pred).groupby(['way', 'label'], sort=False).right.agg(['mean', 'sum', 'size'])

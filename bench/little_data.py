@@ -22,7 +22,6 @@ import torch
 
 from fundus_nbdev.core.progress import Progress
 from fundus_nbdev.data.photo_table import classes_of
-from fundus_nbdev.data.split import add_folds, fold_split
 from fundus_nbdev.evaluation.calibrate import fit_temperature
 from fundus_nbdev.evaluation.metrics import evaluate
 from fundus_nbdev.evaluation.multi_run import evaluate_runs
@@ -33,7 +32,8 @@ from fundus_nbdev.training.fit_features import answer_numbers, fit_features, mea
 from fundus_nbdev.training.prepare import prepare_photos
 from fundus_nbdev.training.recipe import find_recipe, override
 
-RESULTS = Path(__file__).parent/'results'
+from studies import RESULTS, folds_of
+
 CLASSES = ['Good', 'Usable', 'Reject']
 METRICS = ['accuracy', 'macro_f1', 'quadratic_kappa', 'macro_auc', 'log_loss', 'ece']
 SEEDS, PEER_SEEDS, LADDER_SEEDS = range(100, 110), range(100, 103), range(10)
@@ -50,12 +50,6 @@ def scores(answers):
     "The metrics of a prediction table."
     values = evaluate(answers, n_boot=0).value
     return values[[*METRICS, *(name for name in values.index if name.startswith('recall_'))]].round(4).to_dict()
-
-
-def folds_of(table, seed, valid=0.):
-    "Five tables with `split`."
-    folded = add_folds(table, 5, seed)
-    return [fold_split(folded, fold, valid=valid, seed=seed) for fold in range(5)]
 
 
 def fold_answers(model, numbers, folds, seed):

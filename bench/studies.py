@@ -7,25 +7,33 @@ import time
 import pandas as pd
 
 from fundus_nbdev.core.progress import Progress
+from fundus_nbdev.data.split import add_folds, fold_split
 from fundus_nbdev.evaluation.compare import compare_models
 from fundus_nbdev.evaluation.metrics import evaluate
 from fundus_nbdev.evaluation.reading import read_predictions
 from fundus_nbdev.training.fit import fit_split
 
 RESULTS = Path(__file__).parent/'results'
-FACTS = ['way', 'n', 'seed'] # of a training; n: photographs to learn from, 0 for all
+FACTS = ['way', 'n', 'seed'] # of trainings that are scored together; n: photographs to learn from, 0 for all
 
 
-def train_once(file, recipe, table, pixels, numbers=None, **facts):
+def folds_of(table, seed, valid=0.):
+    "Five tables with `split`."
+    folded = add_folds(table, 5, seed)
+    return [fold_split(folded, fold, valid=valid, seed=seed) for fold in range(5)]
+
+
+def train_once(folder, recipe, table, pixels, numbers=None, **facts):
     "Train on a split, and keep what is answered to the validation and test part; unless it was done before."
+    file = folder/(', '.join(f'{name} {value}' for name, value in facts.items()) + '.csv')
     if file.is_file(): return
     start = time.perf_counter()
-    with TemporaryDirectory() as folder:
-        got = fit_split(recipe, table, pixels, Path(folder), Progress(), numbers=numbers).predictions
+    with TemporaryDirectory() as place:
+        got = fit_split(recipe, table, pixels, Path(place), Progress(), numbers=numbers).predictions
     seconds, counts = round(time.perf_counter() - start, 1), table[table.split == 'train'].label.value_counts()
     facts |= {'seconds': seconds} | {f'trained_{name}': n for name, n in counts.items()}
     got = got[got.split != 'train'].drop(columns='fold', errors='ignore').assign(**facts)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     got.to_csv(file, index=False)
     print(f'{file.stem}: {seconds} s, accuracy {(got.label == got.pred)[got.split == "test"].mean():.3f}', flush=True)
 
