@@ -69,7 +69,8 @@ def spoil(table, folder, kind):
 def shortcuts_in(found): return set(found.shortcuts.property[found.shortcuts.verdict == 'shortcut'])
 
 
-@pytest.mark.parametrize('kind', [pytest.param(kind, marks=[] if kind == 'compression' else pytest.mark.slow) for kind in PLANTS])
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', PLANTS)
 def test_a_planted_shortcut_is_found(drawn, tmp_path, kind):
     found = audit(spoil(drawn, tmp_path, kind), n_boot=300)
     assert shortcuts_in(found) & PLANTS[kind][2]
@@ -157,6 +158,7 @@ def cut_off(monkeypatch, tmp_path): # how often the trunk was asked
     return asked
 
 
+@pytest.mark.slow
 def test_audit_and_review_need_no_network(drawn, tmp_path, cut_off):
     "A white photograph is like one nearly as white to the trunk only: there is nothing else to compare."
     with pytest.raises(OSError, match='cut off'): urlopen('http://127.0.0.1')

@@ -164,6 +164,7 @@ def test_what_cannot_be_judged_is_not_denied(photographs, tmp_path, choose, n_bo
     assert not re.search(r'\bnan\b', printed + text, re.I) and 'Nothing that was measured' not in printed
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on(photographs, tmp_path):
     "What was measured is not measured again; without eda.html the folder isn't finished, so nothing is refused."
     first = look_at_data(photographs, tmp_path, n_boot=0, examples=1)

@@ -68,6 +68,7 @@ def refusals(place, words, expected): # setting → what is said of it
     for heard, said in zip(ran, expected.values(), strict=True): assert said in heard, heard
 
 
+@pytest.mark.slow
 def test_nothing_of_it_is_known_without_the_file(place, photos):
     refusals(place, ['run', '--data', photos], {
         'model.name=grid': "network 'grid' is not known", 'data.degrade=fog': "expected one of 'defocus'",

@@ -299,6 +299,7 @@ print(load_learner(sys.argv[1]).predict(sys.argv[2])[2].tolist())
 '''
 
 
+@pytest.mark.slow
 def test_load_learner_elsewhere(learner, new_photo, tmp_path, tmp_path_factory):
     learn = learner()
     fit(learn)

@@ -64,6 +64,7 @@ with lock_folder(sys.argv[1]):
 '''
 
 
+@pytest.mark.slow
 def test_a_folder_at_work_is_not_touched(fundus, here):
     data = draw_set(here/'data')
     words = [sys.executable, '-c', 'from fundus_nbdev.cli import main; main()', 'run', '--data', data, '--out', here/'X', *SMALL, '--epochs', '2000', '--set', 'training.checkpoint=0']

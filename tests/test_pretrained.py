@@ -69,6 +69,7 @@ def test_a_run_freezes_and_opens_blocks(tmp_path, photos):
     assert 'At first only its head was trained' in (folder/'report.html').read_text()
 
 
+@pytest.mark.slow
 def test_what_can_not_be_done_is_said_before_anything_is_read(tmp_path, photos):
     expected = {
         ('model.name=torchvision:resnet19',): "Did you mean 'torchvision:resnet18'?",
