@@ -6,7 +6,7 @@
 
 FOLDER holds eyeq_sample/labels.csv. Every way trains the same network for the same number of photographs; what is done to
 the answers afterwards is chosen on the validation part. Each answer is kept in the work folder: a study that was ended goes
-on where it was. Writes bench/results/imbalance_*.csv."""
+on where it was. Writes bench/results/imbalance_*.csv, shown by nbs/experiments/09_imbalance.ipynb."""
 from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
